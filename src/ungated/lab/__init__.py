@@ -1,0 +1,1 @@
+"""The lab: data, tasks, training, studies and reports; installed with `pip install "ungated[lab]"`."""

@@ -1,0 +1,29 @@
+"""The loop over time that every other path must equal; it runs any cell."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ungated.cells.cell import Cell, Noise, State, map_state, noise_at
+
+
+def reference_scan(
+    cell: Cell, drive: Tensor, state: State, noise: Noise = None, lengths: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """Run `cell.step` over drive (T, B, ...), T >= 1, from `state`; returns features (T, B, ...) and the last state.
+
+    With `lengths` (B,), a row's state stays as it is after its last step; features there are finite but meaningless.
+    """
+    features = []
+    for t, drive_t in enumerate(drive.unbind(0)):
+        features_t, after = cell.step(drive_t, state, noise_at(noise, t))
+        features.append(features_t)
+        state = after if lengths is None else map_state(partial(_frozen, lengths <= t), state, after)
+    return torch.stack(features), state
+
+
+def _frozen(ended: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    return torch.where(ended.view(-1, *[1] * (after.dim() - 1)), before, after)
