@@ -38,7 +38,7 @@ class RNN(nn.Module):
         dtype: torch.dtype | None = None,
         **cell_options: Any,
     ) -> None:
-        """cell: class of a cell (or a function that makes one), called as cell(input_size, hidden_size, **cell_options).
+        """cell: class of a cell (or a function that makes one), called cell(input_size, hidden_size, **cell_options).
 
         batch_first: x and output are (B, T, ...); states are not affected, as in torch.nn.
         dropout: rate between layers, in training. bidirectional: a second cell a layer reads backwards and the

@@ -17,7 +17,8 @@ class GRUCell(Cell):
         c      = tanh(x W_xc + r * (h W_hc + b_hc) + b_c)       reset="after" it, as torch.nn.GRU
         h'     = u * h + (1 - u) * Dropout(c)                   output = h'
 
-    Not in the equations: b_g starts at `gate_bias` = 1; the dropout mask is fresh at every step (Semeniuta et al. 2016).
+    Not in the equations: b_g starts at `gate_bias` = 1; the dropout mask is fresh at every step (Semeniuta et al.
+    2016, arXiv 1603.05118).
     u keeps: it is torch.nn.GRU's z.
     """
 
