@@ -129,7 +129,7 @@ def test_an_error_of_the_writer_passes_and_leaves_nothing(tmp_path: Path) -> Non
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="cannot write .*No such file"):
+    with pytest.raises(LabError, match=r"cannot write .*No such file"):
         atomic_write_text(tmp_path / "missing" / "a", "")
 
 
@@ -203,17 +203,17 @@ def test_a_lock_with_odd_content_still_locks(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     with FileLock(path):
         path.write_text("[]")
-        with pytest.raises(RunBusyError, match="another process"):
+        with pytest.raises(RunBusyError, match=r"another process"):
             FileLock(path).acquire()
 
 
 def test_one_lock_object_is_taken_once(tmp_path: Path) -> None:
-    with FileLock(tmp_path / "lock") as lock, pytest.raises(RunBusyError, match="this very process"):
+    with FileLock(tmp_path / "lock") as lock, pytest.raises(RunBusyError, match=r"this very process"):
         lock.acquire()
 
 
 def test_lock_in_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="cannot write"):
+    with pytest.raises(LabError, match=r"cannot write"):
         FileLock(tmp_path / "missing" / "lock").acquire()
 
 

@@ -103,7 +103,7 @@ def test_where_nothing_is(name: str, tmp_path: Path) -> None:
 def test_counts_are_checked(tmp_path: Path) -> None:
     (tmp_path / "tiny.txt").write_bytes(b"abc")
     assert len(tiny().load(tmp_path).train) == 3
-    with pytest.raises(DataError, match="tiny has 3 train bytes where 4 are published"):
+    with pytest.raises(DataError, match=r"tiny has 3 train bytes where 4 are published"):
         tiny(counts={"train bytes": 4}).load(tmp_path)
     verification = tiny(counts={"train bytes": 4}).verify(tmp_path)
     assert not verification.ok
@@ -118,14 +118,14 @@ def test_states(tmp_path: Path) -> None:
     path.write_bytes(b"abd")
     assert tiny().state(tmp_path) == "damaged"
     assert str(path) in tiny().verify(tmp_path).problems[0]
-    with pytest.raises(DataError, match="not the published file"):
+    with pytest.raises(DataError, match=r"not the published file"):
         tiny().load(tmp_path)
 
 
 def test_missing_without_an_address(tmp_path: Path) -> None:
-    with pytest.raises(DataMissingError, match="put it there by hand"):
+    with pytest.raises(DataMissingError, match=r"put it there by hand"):
         tiny().load(tmp_path)
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match=r"does not exist"):
         tiny().load(tmp_path / "nowhere")
 
 
@@ -141,11 +141,11 @@ def test_alternatives_serve_when_the_files_are_not_there(tmp_path: Path) -> None
 
 def test_options_are_of_the_data_set() -> None:
     assert tiny().options() == NoOptions()
-    with pytest.raises(RecipeError, match="options of tiny: none"):
+    with pytest.raises(RecipeError, match=r"options of tiny: none"):
         tiny().options(length=3)
-    with pytest.raises(RecipeError, match="length, delay, symbols"):
+    with pytest.raises(RecipeError, match=r"length, delay, symbols"):
         DATASETS["copy-memory"].options(lenght=3)
-    with pytest.raises(RecipeError, match="options of adding should be AddingOptions"):
+    with pytest.raises(RecipeError, match=r"options of adding should be AddingOptions"):
         DATASETS["adding"].load(options=NoOptions())
 
 

@@ -58,5 +58,5 @@ def mat(**changes: object) -> dict[str, bytes]:
 def test_a_roll_is_frames_by_88_zeros_and_ones() -> None:
     assert len(music._parse(mat(), None).valid) == 2
     for song in (np.zeros((5, 87)), np.full((5, 88), 2), np.zeros((5, 88, 2)), np.full((5, 88), 0.5)):
-        with pytest.raises(DataError, match="x.mat: song 0 of validdata is not a piano roll of 88 keys"):
+        with pytest.raises(DataError, match=r"x.mat: song 0 of validdata is not a piano roll of 88 keys"):
             music._parse(mat(validdata=song), None)

@@ -98,12 +98,12 @@ def test_message_gives_expected_and_found(tmp_path: Path) -> None:
 
 def test_compressed_bomb_at_a_data_files_name(tmp_path: Path) -> None:
     put(tmp_path, gzip.compress(bytes(100 << 20)), ".gz")
-    with pytest.raises(DataError, match="unpacks to more than 2,200 bytes"):
+    with pytest.raises(DataError, match=r"unpacks to more than 2,200 bytes"):
         read(tmp_path, a_file())
 
 
 def test_missing_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataMissingError, match="ungated data fetch") as caught:
+    with pytest.raises(DataMissingError, match=r"ungated data fetch") as caught:
         read(tmp_path, a_file())
     assert caught.value.exit_status == 3
 
@@ -304,7 +304,7 @@ def test_all_mirrors_are_named_when_none_works(server: Server, tmp_path: Path) -
         fetch(tmp_path, a_file(nobody, page, "nonsense://x", "http://[bad"))
     for url in (nobody, page, "nonsense://x", "http://[bad"):
         assert url in str(caught.value)
-    with pytest.raises(DataMissingError, match="has no public address: put it there by hand"):
+    with pytest.raises(DataMissingError, match=r"has no public address: put it there by hand"):
         fetch(tmp_path, a_file())
 
 
@@ -337,7 +337,7 @@ def test_leftovers_of_a_killed_download_go(server: Server, tmp_path: Path) -> No
 
 def test_where_nothing_can_be_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.os, "access", lambda *_: False)  # root may write everywhere
-    with pytest.raises(DataMissingError, match="cannot be put there: it is read-only"):
+    with pytest.raises(DataMissingError, match=r"cannot be put there: it is read-only"):
         fetch(tmp_path, a_file(server.url("/f", sends(CONTENT))))
     assert server.asked == []
     (tmp_path / "file").touch()
