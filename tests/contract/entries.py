@@ -102,10 +102,13 @@ def assert_equal(got: Any, want: Any) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-def assert_close(got: Any, want: Any, factor: float = 1.0) -> None:
-    """Equal up to rounding that another order of summation may give, relative to the largest entry."""
+def assert_close(got: Any, want: Any, scale: float = 1.0) -> None:
+    """Equal up to the rounding that another order of summation may give, relative to the largest entry.
+
+    scale: magnitude of what entered the sums; a gate sees the absolute error of its pre-activation.
+    """
     for g, w in zip(_flat(got), _flat(want), strict=True):
-        unit = factor * (1e-4 if w.dtype == torch.float32 else 1e-11)
+        unit = max(scale, 1.0) * (1e-4 if w.dtype == torch.float32 else 1e-11)
         largest = float(w.detach().abs().max()) if w.numel() else 0.0
         torch.testing.assert_close(g, w, rtol=unit, atol=unit * max(largest, 1e-30))
 
@@ -131,7 +134,7 @@ class Problem:
 
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     layers: int
     dtype: torch.dtype
