@@ -17,6 +17,8 @@ from ungated.cells.cell import Cell
 from ungated.lab.errors import RecipeError
 from ungated.lab.training.settings import hint, hints_of, supported
 
+#: Arguments that are not settings of an experiment: torch's, and the key by which [cell] names the cell.
+_NOT_SETTINGS = ("device", "dtype", "name")
 _OWN = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -71,10 +73,11 @@ def constructor_options(cls: type[Cell]) -> dict[str, tuple[Any, Any]]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = MISSING if parameter.default is parameter.empty else parameter.default
+        settable = parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name not in _NOT_SETTINGS
         annotation = hints.get(parameter.name, Any)
         if annotation is Any and isinstance(default, (bool, int, float, str)):
             annotation = type(default)
-        if supported(annotation) and parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name != "name":
+        if settable and supported(annotation):
             options[parameter.name] = (annotation, default)
         elif default is MISSING:
             raise RecipeError(f"{cls.__name__} takes {parameter.name}, which a recipe cannot give: give it a default")

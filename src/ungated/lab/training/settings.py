@@ -42,8 +42,8 @@ def parse(text: str, annotation: Any) -> Any:
     """`text`, as typed on a command line, as `annotation`; Unsuitable otherwise. Understands 2M, 3e-4, 1_000, none."""
     alternatives = _alternatives(annotation)
     for kind in alternatives:
-        if get_origin(kind) in (list, tuple):
-            return convert([_number(item) for item in _items(text)], annotation)
+        if get_origin(kind) in (list, tuple) and text not in _NONE:
+            return get_origin(kind)(parse(item, get_args(kind)[0]) for item in _items(text))
     for candidate in (_number(text), text):
         for kind in alternatives:
             found, result = _convert_one(candidate, kind)
