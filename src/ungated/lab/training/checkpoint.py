@@ -103,6 +103,24 @@ def set_aside(path: Path) -> Path:
     return kept
 
 
+def remove_states(run: Path) -> None:
+    """Remove every state below `run`: it is finished."""
+    for _, path in sorted(_states(run)):
+        _remove(path)
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> str:
+    """The entries of two nested dicts that are not the same, in words; empty if all are."""
+    words = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            words.append(differing(old, new, f"{place}{key}."))
+        elif old != new:
+            words.append(f"{place}{key} was {old!r}, is {new!r}")
+    return "; ".join(word for word in words if word)
+
+
 class _Damaged(Exception):
     """A state whose bytes are not those that were written."""
 
@@ -186,7 +204,8 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tree
     ((kind, content),) = tree.items()
     if kind == "tensor":
-        return tensors[content]
+        # Into memory of its own: products of matrices may round otherwise where the alignment is another.
+        return tensors[content].clone()
     if kind == "dict":
         return {key: _unpack(item, tensors) for key, item in content}
     items = [_unpack(item, tensors) for item in content]
@@ -213,6 +232,10 @@ def _prune(run: Path) -> None:
     kept = _complete(run)[:KEPT]
     for _, path in sorted(_states(run)):
         if path not in kept:
-            # Without its manifest it is no state any more, wherever the removal stops.
-            (path / "manifest.json").unlink(missing_ok=True)
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    # Without its manifest it is no state any more, wherever the removal stops.
+    (path / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(path)

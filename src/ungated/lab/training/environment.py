@@ -39,9 +39,7 @@ def describe_environment(device: torch.device, *, processes: int = 1) -> dict[st
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Each decisive entry that is not what it was, in words; empty where the numbers will be the same."""
-    return [
-        f"{key} {before.get(key)} is now {now.get(key)}" for key in DECISIVE if before.get(key) != now.get(key)
-    ]
+    return [f"{key} {before.get(key)} is now {now.get(key)}" for key in DECISIVE if before.get(key) != now.get(key)]
 
 
 def _version(package: str) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LineProgress(Progress):
     """One plain line per epoch and notice."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream: TextIO | None = stream or sys.stderr
+        self._stream = _Lasting(stream or sys.stderr)
         self._outlook = Outlook("", "", 0, None)
         self._pace = _Pace()
 
@@ -67,13 +67,8 @@ class LineProgress(Progress):
         self._write(text)
 
     def _write(self, line: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # closed pipe, closed file
-            self._stream = None
+        self._stream.write(line + "\n")
+        self._stream.flush()
 
 
 class BarProgress(Progress):
@@ -84,7 +79,7 @@ class BarProgress(Progress):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self._console = Console(file=stream or sys.stderr)
+        self._console = Console(file=cast(TextIO, _Lasting(stream or sys.stderr)))
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -100,14 +95,12 @@ class BarProgress(Progress):
         self._pace = _Pace()
         self._epoch = 1
         self._left = ""
-        self._gone = False
 
     def start(self, outlook: Outlook, epoch: int) -> None:
         self._outlook, self._epoch = outlook, epoch
         self._pace.start()
-        with self._silenced():
-            self._console.print(outlook.title, highlight=False, markup=False)
-            self._bar.start()
+        self.notice(outlook.title)
+        self._bar.start()
 
     def batch(self, done: int, total: int, loss: float) -> None:
         self._show(f"epoch {self._epoch}", done, total, f"loss {loss:.4g}  {self._left}")
@@ -122,28 +115,13 @@ class BarProgress(Progress):
         self.notice(_summary(self._outlook.metric, entry, best, waited))
 
     def notice(self, text: str) -> None:
-        with self._silenced():
-            self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def stop(self) -> None:
-        with self._silenced():
-            self._bar.stop()
+        self._bar.stop()
 
     def _show(self, description: str, done: int, total: int, note: str) -> None:
-        with self._silenced():
-            self._bar.update(self._task, description=description, completed=done, total=total, note=note)
-
-    @contextlib.contextmanager
-    def _silenced(self) -> Iterator[None]:
-        """Nothing more is shown once the terminal is gone."""
-        if self._gone:
-            yield
-            return
-        try:
-            yield
-        except (OSError, ValueError):
-            self._gone = True
-            self._bar.live.auto_refresh = False
+        self._bar.update(self._task, description=description, completed=done, total=total, note=note)
 
 
 def make_progress(*, quiet: bool = False, stream: TextIO | None = None) -> Progress:
@@ -151,11 +129,32 @@ def make_progress(*, quiet: bool = False, stream: TextIO | None = None) -> Progr
     if quiet:
         return Progress()
     stream = stream or sys.stderr
-    try:
-        terminal = stream is not None and stream.isatty()
-    except ValueError:  # closed
-        return Progress()
-    return BarProgress(stream) if terminal else LineProgress(stream)
+    return BarProgress(stream) if _Lasting(stream).isatty() else LineProgress(stream)
+
+
+class _Lasting:
+    """A text stream that swallows text once what it wrote to is gone: closed file, broken pipe, no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
 
 
 class _Pace:

@@ -1,8 +1,11 @@
-"""Every random generator a run draws from: seeded, noted in training states, put back."""
+"""Every random generator a run draws from: seeded, noted in training states, put back; and kernels that repeat."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,12 +33,34 @@ def random_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the generators back. A state of another device leaves this device's generator as it was seeded."""
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the generators back; one that `state` lacks (it was saved on another device) stays as it was seeded."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
+    if "torch" in state:
+        torch.set_rng_state(state["torch"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextlib.contextmanager
+def repeatable_kernels(device: torch.device) -> Iterator[None]:
+    """Inside the block, a GPU runs kernels that give the same bits every time, where torch has them.
+
+    torch warns where it has none. On the CPU its kernels repeat anyway, for a fixed number of threads.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+    mode = torch.get_deterministic_debug_mode()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]

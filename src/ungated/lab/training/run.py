@@ -1,12 +1,12 @@
 """A run directory: one training run, self-describing, written by one process at a time.
 
-    recipe.toml         the resolved recipe; its presence makes the directory a run
-    environment.json    seed, versions, device, threads, git revision, command
-    metrics.jsonl       a line per epoch
-    best.safetensors    the weights with the best validation metric so far, and what they fit
-    state-<number>/     training states (see checkpoint.py)
-    result.json         the outcome; written last of all, so its presence means "finished"
-    run.lock            held by the writer's process; the kernel frees it when that dies
+recipe.toml         the resolved recipe; its presence makes the directory a run
+environment.json    seed, versions, device, threads, git revision, command
+metrics.jsonl       a line per epoch
+best.safetensors    the weights with the best validation metric so far, and what they fit
+state-<number>/     training states (see checkpoint.py)
+result.json         the outcome; written last of all, so its presence means "finished"
+run.lock            held by the writer's process; the kernel frees it when that dies
 """
 
 from __future__ import annotations
