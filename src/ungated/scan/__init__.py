@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from ungated.cells.cell import Cell, Noise, State
@@ -35,8 +36,12 @@ def scan(
     return reference_scan(cell, drive, state, noise, lengths)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def chosen_backend(argument: str = "auto") -> str:
-    """The backend in force: the argument, else `with backend(...)`, else the environment's UNGATED_BACKEND."""
+    """The backend in force: the argument, else `with backend(...)`, else the environment's UNGATED_BACKEND.
+
+    torch.compile asks once, when it traces: compiled code keeps the path it was traced with.
+    """
     if argument == "auto":
         argument = _forced.get() or os.environ.get("UNGATED_BACKEND") or "auto"
     return _check(argument)

@@ -16,14 +16,19 @@ def reference_scan(
     """Run `cell.step` over drive (T, B, ...), T >= 1, from `state`; returns features (T, B, ...) and the last state.
 
     With `lengths` (B,), a row's state stays as it is after its last step; features there are finite but meaningless.
+    The last state has the dtype of `state`, under autocast too, where a step may compute it in a lower one.
     """
-    features = []
+    features, start = [], state
     for t, drive_t in enumerate(drive.unbind(0)):
         features_t, after = cell.step(drive_t, state, noise_at(noise, t))
         features.append(features_t)
         state = after if lengths is None else map_state(partial(_frozen, lengths <= t), state, after)
-    return torch.stack(features), state
+    return torch.stack(features), map_state(_in_dtype_of, start, state)
 
 
 def _frozen(ended: Tensor, before: Tensor, after: Tensor) -> Tensor:
     return torch.where(ended.view(-1, *[1] * (after.dim() - 1)), before, after)
+
+
+def _in_dtype_of(start: Tensor, last: Tensor) -> Tensor:
+    return last.to(start.dtype)
