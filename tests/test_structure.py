@@ -26,6 +26,7 @@ ROOMS = (
     ("ungated.lab.data",),
     ("ungated.lab.tasks",),
     ("ungated.lab.training", "ungated.lab.recipes"),
+    ("ungated.lab.workers",),
     ("ungated.lab.studies",),
     ("ungated.lab.reports",),
     ("ungated.lab.compare",),
@@ -91,11 +92,7 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", FILES[1:], ids=module_name)
 def test_imports_point_upward_only(path: Path) -> None:
     module = module_name(path)
-    wrong = [
-        f"{path.name}:{line} imports {name}"
-        for line, name in imports_of(path)
-        if room_of(name) > room_of(module)
-    ]
+    wrong = [f"{path.name}:{line} imports {name}" for line, name in imports_of(path) if room_of(name) > room_of(module)]
     assert not wrong, f"{module} may import only from rooms above it: {wrong}"
 
 

@@ -1,0 +1,124 @@
+"""Measured beside published: the tables that README and terminal show, from the files in results/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ungated.lab.data import DATASETS
+from ungated.lab.errors import UsageError
+from ungated.lab.files import atomic_write_text
+from ungated.lab.reports.metrics import SPREAD, duration, metric_named, summarize
+from ungated.lab.reports.records import Record, by_settings, load_results
+from ungated.lab.reports.tables import Table
+
+BEGIN = "<!-- results: begin (written by `ungated report --readme README.md`) -->"
+END = "<!-- results: end -->"
+
+_PROTOCOLS = {
+    "paper": "the papers' protocol",
+    "standard": "the standard protocol",
+}
+
+
+def sections(records: Sequence[Record]) -> list[tuple[str, Table, list[str]]]:
+    """(heading, table, notes) for each data set and each protocol its models were trained under."""
+    parts: dict[tuple[str, str], list[list[Record]]] = {}
+    for group in by_settings(records):
+        parts.setdefault((group[0].dataset, group[0].protocol), []).append(group)
+    return [_section(groups) for groups in parts.values()]
+
+
+def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]:
+    first = groups[0][0]
+    metric = metric_named(first.metric)
+    best = "higher" if metric.higher_is_better else "lower"
+    named = any("/" not in str(group[0].result["recipe"]) for group in groups)
+    columns = [
+        *(["recipe"] if named else []),
+        "cell",
+        "hidden",
+        "parameters",
+        "seeds",
+        "valid (paper)",
+        "test (paper)",
+        "valid (standard)",
+        "test (standard)",
+        "published test",
+        "time a run",
+    ]
+    summary = DATASETS[first.dataset].summary if first.dataset in DATASETS else first.dataset
+    heading = f"{first.dataset}: {metric.label}, {best} is better; trained under {_PROTOCOLS[first.protocol]}"
+    rows = [[*([str(group[0].result["recipe"])] if named else []), *_row(group)] for group in groups]
+    notes = [f"{summary.rstrip('.')}."]
+    if any(len(group) > 1 for group in groups):
+        notes.append(f"{SPREAD}.")
+    sources = {
+        (published["protocol"], published["source"]): None
+        for group in groups
+        if (published := group[0].result.get("published"))
+    }
+    notes.extend(f"Published, under the {protocol} protocol: {source.rstrip('.')}." for protocol, source in sources)
+    machines = sorted({_machine(record) for group in groups for record in group})
+    notes.append(f"Time: {'; '.join(machines)}.")
+    return heading, Table(columns, rows, left=("cell",)), notes
+
+
+def _row(group: Sequence[Record]) -> list[str]:
+    first = group[0]
+    metric = metric_named(first.metric)
+    published = first.result.get("published")
+    measured = []
+    for protocol in ("paper", "standard"):
+        for split in ("valid", "test"):
+            values = [value for record in group if (value := record.value(protocol, split)) is not None]
+            measured.append(summarize(values).written(metric) if values else "none")
+    return [
+        first.cell,
+        f"{first.result['hidden_size']:,}",
+        f"{first.result['parameters']:,}",
+        str(len(group)),
+        *measured,
+        metric.written(published["value"]) + f" ({published['protocol']})" if published else "",
+        duration(sum(record.seconds for record in group) / len(group)),
+    ]
+
+
+def _machine(record: Record) -> str:
+    environment = record.environment
+    threads = int(environment.get("threads", 1))
+    name = environment.get("device_name") or environment.get("device")
+    where = f"{name}, {threads} thread{'s' if threads > 1 else ''}" if environment.get("device") == "cpu" else f"{name}"
+    return f"{where}, torch {environment.get('torch')}"
+
+
+def markdown(records: Sequence[Record], level: int = 3) -> str:
+    """All tables, each under a heading of the given level with its notes; a sentence where there is nothing."""
+    if not records:
+        return "No results yet."
+    parts = []
+    for heading, table, notes in sections(records):
+        parts.append(f"{'#' * level} {heading}\n\n{table.markdown()}\n\n{' '.join(notes)}")
+    return "\n\n".join(parts)
+
+
+def with_results(text: str, results: str | Path) -> str:
+    """`text` with what stands between the two markers replaced by the tables of `results`; UsageError without them."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UsageError(f"there is no place for the tables: put the two lines {BEGIN} and {END} where they should be")
+    return f"{before}{BEGIN}\n\n{markdown(list(load_results(results).values()))}\n\n{END}{after}"
+
+
+def write_readme(readme: str | Path, results: str | Path) -> bool:
+    """Bring the tables of a file up to date; whether anything changed. Raises UsageError as `with_results` does."""
+    readme = Path(readme)
+    try:
+        before = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {readme}: {error.strerror}") from error
+    after = with_results(before, results)
+    if after != before:
+        atomic_write_text(readme, after)
+    return after != before
