@@ -13,9 +13,15 @@ from ungated.lab.data.families import (
     MusicData,
     RegressionData,
 )
+from ungated.lab.data.hutter import ENWIK8, ENWIK8_PREFIX, TEXT8, TEXT8_PREFIX
+from ungated.lab.data.imdb import IMDB
+from ungated.lab.data.mnist import PMNIST, SMNIST
 from ungated.lab.data.music import JSB, MUSEDATA, NOTTINGHAM, PIANO_MIDI
+from ungated.lab.data.ptb import PTB_CHAR, PTB_WORD
+from ungated.lab.data.shakespeare import TINYSHAKESPEARE
 from ungated.lab.data.store import DataFile, data_directory
 from ungated.lab.data.synthetic import ADDING, COPY_MEMORY
+from ungated.lab.data.wikitext import WIKITEXT_2, WIKITEXT_2_REORDERED
 
 #: Every data set by its name: the only list.
 DATASETS: dict[str, DataSet] = {
@@ -25,6 +31,18 @@ DATASETS: dict[str, DataSet] = {
         NOTTINGHAM,
         MUSEDATA,
         PIANO_MIDI,
+        PTB_WORD,
+        PTB_CHAR,
+        WIKITEXT_2,
+        WIKITEXT_2_REORDERED,
+        ENWIK8,
+        ENWIK8_PREFIX,
+        TEXT8,
+        TEXT8_PREFIX,
+        TINYSHAKESPEARE,
+        IMDB,
+        SMNIST,
+        PMNIST,
         DIGITS,
         ADDING,
         COPY_MEMORY,

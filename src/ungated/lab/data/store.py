@@ -178,9 +178,10 @@ def _from_address(url: str, file: DataFile, folder: Path, progress: Progress | N
         raise DataError(f"download failed: {_short(error)}") from error
     with Path(place).open("rb") as opened:
         if member:
-            content = read_archive(opened, address, lambda name: name == member).get(member)
-            if content is None:
+            found = read_archive(opened, address, lambda name: name.removeprefix("./") == member)
+            if not found:
                 raise DataError(f"the archive has no member {member}")
+            (content,) = found.values()
         elif file.path.endswith((".gz", ".xz")):
             content = opened.read()
         else:
