@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,9 +49,8 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug = Fals
         size = f"{_size(entry['size']):>9}" if entry["size"] else " " * 9
         say(f"{entry['name']:<{width}}  {entry['state']:<8}  {size}  {entry['summary']}")
         counts = ", ".join(f"{count:,} {what}" for what, count in entry["counts"].items())
-        for line in (counts, f"licence: {entry['licence']}", f"source: {entry['source']}"):
-            if line:
-                say(f"{'':<{width}}  {line}")
+        for line in (f"counts: {counts}", f"licence: {entry['licence']}", f"source: {entry['source']}"):
+            say(textwrap.fill(line, 100, initial_indent=" " * (width + 2), subsequent_indent=" " * (width + 4)))
 
 
 @app.command(short_help="Download data sets.")

@@ -34,9 +34,11 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
     metric = metric_named(first.metric)
     best = "higher" if metric.higher_is_better else "lower"
     named = any("/" not in str(group[0].result["recipe"]) for group in groups)
+    altered = any(group[0].changed for group in groups)
     columns = [
         *(["recipe"] if named else []),
         "cell",
+        *(["changed"] if altered else []),
         "hidden",
         "parameters",
         "seeds",
@@ -49,7 +51,12 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
     ]
     summary = DATASETS[first.dataset].summary if first.dataset in DATASETS else first.dataset
     heading = f"{first.dataset}: {metric.label}, {best} is better; trained under {_PROTOCOLS[first.protocol]}"
-    rows = [[*([str(group[0].result["recipe"])] if named else []), *_row(group)] for group in groups]
+    rows = []
+    for group in groups:
+        changed = ", ".join(f"{name}={value}" for name, value in group[0].changed.items())
+        recipe = str(group[0].result["recipe"])
+        cell, *rest = _row(group)
+        rows.append([*([recipe] if named else []), cell, *([changed] if altered else []), *rest])
     notes = [f"{summary.rstrip('.')}."]
     if any(len(group) > 1 for group in groups):
         notes.append(f"{SPREAD}.")
@@ -61,7 +68,7 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
     notes.extend(f"Published, under the {protocol} protocol: {source.rstrip('.')}." for protocol, source in sources)
     machines = sorted({_machine(record) for group in groups for record in group})
     notes.append(f"Time: {'; '.join(machines)}.")
-    return heading, Table(columns, rows, left=("cell",)), notes
+    return heading, Table(columns, rows, left=("cell", "changed")), notes
 
 
 def _row(group: Sequence[Record]) -> list[str]:

@@ -82,14 +82,21 @@ class Record:
         return json.dumps(self.result["settings"], sort_keys=True)
 
     @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that were given on the command line, by their short names."""
+        settings = {}
+        for key, origin in self.recipe.get("source", {}).items():
+            section, _, name = key.rpartition(".")
+            if origin == "command line" and section:
+                settings[name] = self.recipe[section].get(name, "none")
+        return settings
+
+    @property
     def default_name(self) -> str:
         """A file name that tells the run from its siblings: protocol or recipe, changed settings, seed."""
         recipe = str(self.result["recipe"])
         words = [self.protocol if "/" in recipe else recipe]
-        for key, origin in self.recipe.get("source", {}).items():
-            section, _, name = key.rpartition(".")
-            if origin == "command line" and section:
-                words.append(f"{name}={self.recipe[section][name]}")
+        words += [f"{name}={value}" for name, value in self.changed.items()]
         return "-".join(re.sub(r"[^A-Za-z0-9._=]+", "_", word) for word in [*words, f"seed{self.seed}"])
 
     def to_json(self) -> str:
