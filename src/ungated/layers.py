@@ -83,19 +83,18 @@ class RNN(nn.Module):
             if lengths is not None:
                 raise ValueError(f"{self._name}: lengths should be None for a PackedSequence, which has its own")
             padded, own_lengths = pad_packed_sequence(x)
-            output, state = self._run(padded, state, own_lengths, noise)
+            output, state = self._run(padded, self._checked_state(state, padded), own_lengths, noise)
             return _packed_like(x, output, own_lengths), state
+        self._check_tensor(x)
         batched = x.dim() == 3
         if x.dim() not in (2, 3):
             layout = "(batch, time, input)" if self.batch_first else "(time, batch, input)"
             raise ValueError(f"{self._name}: x should be {layout} or (time, input), got shape {tuple(x.shape)}")
         if not batched:
             x = x.unsqueeze(1)
-            if state is not None:
-                state = map_state(lambda tensor: tensor.unsqueeze(1), state)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        output, state = self._run(x, state, lengths, noise)
+        output, state = self._run(x, self._checked_state(state, x, batched), lengths, noise)
         if not batched:
             return output.squeeze(1), map_state(lambda tensor: tensor.squeeze(1), state)
         return (output.transpose(0, 1) if self.batch_first else output), state
@@ -107,9 +106,11 @@ class RNN(nn.Module):
         """
         if self.bidirectional:
             raise ValueError(f"{self._name}: a bidirectional layer cannot stream, it needs the whole sequence")
+        self._check_tensor(x)
         if x.dim() != 2:
             raise ValueError(f"{self._name}: x should be (batch, {self.input_size}), got shape {tuple(x.shape)}")
-        output, state = self._run(x.unsqueeze(0), state, None, None)
+        x = x.unsqueeze(0)
+        output, state = self._run(x, self._checked_state(state, x), None, None)
         return output.squeeze(0), state
 
     def initial_state(self, batch_size: int) -> State:
@@ -134,13 +135,11 @@ class RNN(nn.Module):
         return list(self.cells)  # type: ignore[arg-type]
 
     def _run(
-        self, x: Tensor, state: State | None, lengths: Lengths | None, noise: Sequence[Noise] | None
+        self, x: Tensor, state: State, lengths: Lengths | None, noise: Sequence[Noise] | None
     ) -> tuple[Tensor, State]:
-        """x (T, B, I) -> output (T, B, D * p), state."""
+        """x (T, B, I), state that was checked -> output (T, B, D * p), state."""
         self._check_input(x)
         time, batch = x.shape[:2]
-        initial = self.initial_state(batch)
-        state = initial if state is None else self._checked_state(state, initial)
         padding: Tensor | None = None
         if lengths is not None:
             lengths = self._checked_lengths(lengths, x)
@@ -149,6 +148,10 @@ class RNN(nn.Module):
             x = x.masked_fill(padding, 0.0)
         if noise is None:
             noise = self.noise(time, batch) if self.training else [None] * len(self.cells)
+        if len(noise) != len(self.cells):
+            raise ValueError(
+                f"{self._name}: noise should have {len(self.cells)} entries (num_layers * directions), got {len(noise)}"
+            )
         last_states = []
         for layer in range(self.num_layers):
             if layer > 0:
@@ -168,6 +171,10 @@ class RNN(nn.Module):
                 x = x.masked_fill(padding, 0.0)
         return x, _stack(last_states)
 
+    def _check_tensor(self, x: object) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{self._name}: x should be a tensor, got {type(x).__name__}")
+
     def _check_input(self, x: Tensor) -> None:
         if x.shape[-1] != self.input_size:
             raise ValueError(
@@ -182,28 +189,40 @@ class RNN(nn.Module):
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(f"{self._name}: x should have the layer's dtype {weight.dtype}, got {x.dtype}")
 
-    def _checked_state(self, state: State, like: State) -> State:
-        tensors, wanted = _tensors(state), _tensors(like)
-        if type(state) is not type(like) and not (isinstance(state, (tuple, list)) and isinstance(like, tuple)):
-            kind = "a tensor" if isinstance(like, Tensor) else f"a tuple of {len(wanted)} tensors"
+    def _checked_state(self, state: State | None, x: Tensor, batched: bool = True) -> State:
+        """The state for x (T, B, I), with a batch dimension; one that is given has it only if `batched`."""
+        like = self.initial_state(x.shape[1])
+        if state is None:
+            return like
+        if not isinstance(state, (tuple, list) if isinstance(like, tuple) else Tensor):
+            kind = f"a tuple of {len(like)} tensors" if isinstance(like, tuple) else "a tensor"
             raise TypeError(f"{self._name}: state should be {kind}, got {type(state).__name__}")
+        tensors, wanted = _tensors(state), _tensors(like)
         if len(tensors) != len(wanted):
             raise ValueError(f"{self._name}: state should have {len(wanted)} tensors, got {len(tensors)}")
         for got, want in zip(tensors, wanted, strict=True):
-            if got.shape != want.shape:
+            if not isinstance(got, Tensor):
+                raise TypeError(f"{self._name}: state should hold tensors, got {type(got).__name__}")
+            shape = want.shape if batched else want.shape[::2]
+            if got.shape != shape:
+                axes = "batch, hidden), got" if batched else "hidden) for an unbatched x, got"
                 raise ValueError(
-                    f"{self._name}: state should have shape {tuple(want.shape)} (num_layers * directions = "
-                    f"{self.num_layers} * {self.directions}, batch, hidden), got {tuple(got.shape)}"
+                    f"{self._name}: state should have shape {tuple(shape)} (num_layers * directions = "
+                    f"{self.num_layers} * {self.directions}, {axes} {tuple(got.shape)}"
                 )
             if got.device != want.device:
                 raise ValueError(f"{self._name}: state is on {got.device} but the layer is on {want.device}")
             if got.dtype != want.dtype and not torch.is_autocast_enabled(got.device.type):
                 raise TypeError(f"{self._name}: state should have the layer's dtype {want.dtype}, got {got.dtype}")
-        return state if isinstance(state, Tensor) else tuple(state)
+        state = state if isinstance(state, Tensor) else tuple(state)
+        return state if batched else map_state(lambda tensor: tensor.unsqueeze(1), state)
 
     def _checked_lengths(self, lengths: Lengths, x: Tensor) -> Tensor:
         time, batch = x.shape[:2]
-        lengths = torch.as_tensor(lengths)
+        try:
+            lengths = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{self._name}: lengths should be integers, got {type(lengths).__name__}") from None
         if lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise TypeError(f"{self._name}: lengths should be integers, got {lengths.dtype}")
         if lengths.shape != (batch,):
