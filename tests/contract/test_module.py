@@ -189,6 +189,16 @@ def test_tied_layers_share_and_add_their_gradients(entry: Entry) -> None:
     assert_close(got, [a + b for a, b in zip(apart[:half], apart[half:], strict=True)])
 
 
+def test_a_learned_initial_state(entry: Entry) -> None:
+    layer, x = example(entry)
+    values = random_state(layer)
+    learned = map_state(nn.Parameter, values)
+    y, last = layer(x, learned)
+    assert_equal((y, last), layer(x, values))
+    y.square().sum().backward()
+    assert all(torch.count_nonzero(part.grad) > 0 for part in parts(learned))
+
+
 def test_share_memory(entry: Entry) -> None:
     layer, x = example(entry)
     want = layer(x)
