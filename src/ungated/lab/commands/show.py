@@ -59,8 +59,16 @@ def show(
     if recipe.published is not None:
         say(published_line(asdict(recipe.published)))
     say()
-    rows = [[key, shown(value), recipe.origin[key]] for key, value in values.items()]
+    sources: dict[str, int] = {}  # a recipe has few, each a long line: they are numbered, and follow the table
+    rows = []
+    for key, value in values.items():
+        kind, _, source = recipe.origin[key].partition(": ")
+        origin = f"{kind} [{sources.setdefault(source, len(sources) + 1)}]" if source else kind
+        rows.append([key, shown(value), origin])
     say_table(Table(["setting", "value", "from"], rows, left=("value", "from")))
+    say()
+    for source, number in sources.items():
+        say(f"[{number}] {source}")
 
 
 def _size(recipe: Recipe, data_dir: Path | None) -> tuple[int | None, int | None]:
