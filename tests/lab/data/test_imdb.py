@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ungated.lab.data import DATASETS, ClassificationData, imdb
+from ungated.lab.data import DATASETS, imdb
 from ungated.lab.data.imdb import ImdbOptions
 from ungated.lab.data.store import read
 from ungated.lab.errors import DataError, RecipeError
@@ -102,13 +102,17 @@ def test_options_are_checked(options: dict[str, int]) -> None:
         ImdbOptions(**options)
 
 
-def test_real_reviews_are_like_keras(data_dir: Path) -> None:
-    """The figures known of Keras' arrays: words in all, mean, shortest and longest review."""
-    data_set = DATASETS["imdb"]
-    files = data_set._chosen(data_dir)
+@pytest.fixture(scope="module")
+def real_reviews(data_dir: Path) -> tuple[list[imdb.Review], list[imdb.Review]]:
+    files = DATASETS["imdb"]._chosen(data_dir)
     if files is None:
         pytest.skip("imdb is not in the data directory")
-    train, test = imdb.reviews({file.path: read(data_dir, file) for file in files})
+    return imdb.reviews({file.path: read(data_dir, file) for file in files})
+
+
+def test_real_reviews_are_like_keras(real_reviews: tuple[list[imdb.Review], list[imdb.Review]]) -> None:
+    """The figures known of Keras' arrays: words in all, mean, shortest and longest review."""
+    train, test = real_reviews
     index = imdb.word_index([words for words, _ in train], 1 << 30)
     assert len(index) == 88_582
     assert list(index)[:10] == ["the", "and", "a", "of", "to", "is", "br", "in", "it", "i"]
@@ -120,12 +124,9 @@ def test_real_reviews_are_like_keras(data_dir: Path) -> None:
     assert (lengths.min(), lengths.max()) == (7, 2315)
 
 
-def test_real_ids(data_dir: Path) -> None:
-    data_set = DATASETS["imdb"]
-    if data_set._chosen(data_dir) is None:
-        pytest.skip("imdb is not in the data directory")
-    data = data_set.load(data_dir, download=False)
-    assert isinstance(data, ClassificationData)
+def test_real_ids(real_reviews: tuple[list[imdb.Review], list[imdb.Review]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imdb, "reviews", lambda contents: real_reviews)
+    data = imdb._parse({}, ImdbOptions())
     for part in (data.train, data.valid, data.test):
         assert part.lengths is not None
         assert part.inputs.shape == (len(part), 512)

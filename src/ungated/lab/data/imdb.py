@@ -101,7 +101,9 @@ def reviews(contents: Mapping[str, bytes]) -> tuple[list[Review], list[Review]]:
 
 def word_index(texts: list[list[str]], vocabulary_size: int) -> dict[str, int]:
     """The id of every word of the texts: by falling count from 4 on, 2 from `vocabulary_size` on."""
-    counts = Counter(word for words in texts for word in words)
+    counts: Counter[str] = Counter()
+    for words in texts:
+        counts.update(words)
     return {
         word: place if place < vocabulary_size else OUT_OF_VOCABULARY
         for place, (word, _) in enumerate(counts.most_common(), start=FIRST_WORD)
@@ -112,7 +114,7 @@ def _examples(reviews: list[Review], index: Mapping[str, int], length: int) -> E
     inputs = np.full((len(reviews), length), PADDING, dtype=np.int64)
     lengths = np.zeros(len(reviews), dtype=np.int64)
     for row, (words, _) in enumerate(reviews):
-        ids = [START, *(index[word] for word in words if word in index)][-length:]
+        ids = [START, *filter(None, map(index.get, words))][-length:]
         inputs[row, : len(ids)] = ids
         lengths[row] = len(ids)
     labels = torch.tensor([label for _, label in reviews])

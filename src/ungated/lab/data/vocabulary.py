@@ -60,4 +60,4 @@ def keras_words(text: str) -> list[str]:
     Lower case; punctuation but the apostrophe, tab and newline become spaces; then split at spaces, and only
     there (a no-break space or a C1 control character is part of a word).
     """
-    return [word for word in text.lower().translate(_KERAS_FILTER).split(" ") if word]
+    return list(filter(None, text.lower().translate(_KERAS_FILTER).split(" ")))
