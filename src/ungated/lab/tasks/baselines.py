@@ -18,7 +18,7 @@ class UnigramModel(nn.Module):
     def __init__(self, train: Tensor, symbols: int) -> None:
         super().__init__()
         counts = torch.bincount(train.long(), minlength=symbols).double()
-        self.register_buffer("logits", (counts / counts.sum()).log())
+        self.register_buffer("logits", (counts / counts.sum()).log().float())
         self.logits: Tensor
 
     def forward(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -32,7 +32,7 @@ class NoteFrequencyModel(nn.Module):
     def __init__(self, train: Sequence[NDArray[np.uint8]]) -> None:
         super().__init__()
         frames = torch.from_numpy(np.concatenate([song[1:] for song in train]))
-        self.register_buffer("logits", frames.double().mean(0).logit())
+        self.register_buffer("logits", frames.double().mean(0).logit().float())
         self.logits: Tensor
 
     def forward(

@@ -23,8 +23,9 @@ from ungated.lab.tasks.batching import blocks, interleaved, row_starts, window_s
 from ungated.lab.tasks.language_batches import window_batch
 from ungated.lab.tasks.task import Progress, evaluating, in_full_precision
 
-#: Logits that a scorer keeps at once, so that a large vocabulary gets shorter pieces.
-_LOGITS = 1 << 24
+#: Logits at once: in a pass over a stream (small, for the processor's caches), and over independent windows.
+_PASS_LOGITS = 1 << 22
+_WINDOW_LOGITS = 1 << 27
 
 
 def every_symbol(
@@ -96,7 +97,7 @@ def _window_means(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean nats of each window from a fresh state: over all of it, and over its second half."""
     whole, half = np.zeros(len(starts)), np.zeros(len(starts))
-    rows = max(min(batch_size, _LOGITS // (window * symbols)), 1)
+    rows = max(min(batch_size, _WINDOW_LOGITS // (window * symbols)), 1)
     with evaluating(model) as device:
         for first in range(0, len(starts), rows):
             chosen = slice(first, first + rows)
@@ -127,7 +128,7 @@ def batched_rows(
 
 def piece_length(symbols: int, rows: int, longest: int) -> int:
     """Steps to run at once."""
-    return max(min(_LOGITS // (symbols * rows), 2048, longest), 1)
+    return max(min(_PASS_LOGITS // (symbols * rows), 2048, longest), 1)
 
 
 def _nll(
