@@ -11,6 +11,7 @@ is time; length 1 there means one mask for all time steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,12 +47,23 @@ def check_size(name: str, value: object) -> int:
     return value
 
 
-def check_rate(name: str, value: float) -> float:
+def check_number(name: str, value: object) -> float:
+    """`value` if it is a finite number; ValueError or TypeError that names the argument otherwise."""
+    if not math.isfinite(number := _number(name, value)):
+        raise ValueError(f"{name} should be finite, got {value}")
+    return number
+
+
+def check_rate(name: str, value: object) -> float:
     """`value` if it is a probability of dropping in [0, 1); an error that names the argument otherwise."""
+    if not 0.0 <= (rate := _number(name, value)) < 1.0:
+        raise ValueError(f"{name} is a probability of dropping and should be in [0, 1), got {value}")
+    return rate
+
+
+def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} should be a number, got {type(value).__name__} {value!r}")
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} is a probability of dropping and should be in [0, 1), got {value}")
     return float(value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ungated.cells.cell import Cell, Noise, check_rate, glorot_uniform_
+from ungated.cells.cell import Cell, Noise, check_number, check_rate, glorot_uniform_
 from ungated.dropout import dropout_mask
 
 
@@ -38,7 +38,7 @@ class GRUCell(Cell):
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         if reset not in ("before", "after"):
             raise ValueError(f'reset should be "before" or "after" the product, got {reset!r}')
-        self.reset, self.gate_bias = reset, gate_bias
+        self.reset, self.gate_bias = reset, check_number("gate_bias", gate_bias)
         m, n = self.input_size, self.hidden_size
         self.W_xg = nn.Parameter(torch.empty(m, 2 * n))
         self.W_hg = nn.Parameter(torch.empty(n, 2 * n))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ungated.cells.cell import Cell, Noise, check_rate, glorot_uniform_
+from ungated.cells.cell import Cell, Noise, check_number, check_rate, glorot_uniform_
 from ungated.dropout import dropout_mask
 
 LSTMState = tuple[Tensor, Tensor]
@@ -30,7 +30,7 @@ class LSTMCell(Cell):
         """Raises TypeError or ValueError that names the argument."""
         super().__init__(input_size, hidden_size)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
-        self.forget_bias = forget_bias
+        self.forget_bias = check_number("forget_bias", forget_bias)
         m, n = self.input_size, self.hidden_size
         self.W_x = nn.Parameter(torch.empty(m, 4 * n))
         self.W_h = nn.Parameter(torch.empty(n, 4 * n))

@@ -39,7 +39,7 @@ class MogrifierLSTMCell(Cell):
         """Raises TypeError or ValueError that names the argument."""
         super().__init__(input_size, hidden_size)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
-        self.rounds = 0 if rounds == 0 else check_size("rounds", rounds)
+        self.rounds = 0 if rounds == 0 and type(rounds) is int else check_size("rounds", rounds)
         self.rank = check_size("rank", rank)
         m, n = self.input_size, self.hidden_size
         self.W_x = nn.Parameter(torch.empty(m, 4 * n))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ungated.cells.cell import Cell, Noise, check_rate, check_size
+from ungated.cells.cell import Cell, Noise, check_number, check_rate, check_size
 from ungated.dropout import dropout_mask
 
 
@@ -44,7 +44,11 @@ class RHNCell(Cell):
         self.depth = check_size("depth", depth)
         self.input_dropout = check_rate("input_dropout", input_dropout)
         self.state_dropout = check_rate("state_dropout", state_dropout)
-        self.transform_bias, self.init_scale, self.tie_masks = transform_bias, init_scale, tie_masks
+        self.transform_bias = check_number("transform_bias", transform_bias)
+        self.init_scale = check_number("init_scale", init_scale)
+        if init_scale < 0.0:
+            raise ValueError(f"init_scale should be at least 0, got {init_scale}")
+        self.tie_masks = tie_masks
         m, n = self.input_size, self.hidden_size
         self.W_H = nn.Parameter(torch.empty(m, n))
         self.W_T = nn.Parameter(torch.empty(m, n))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ungated.cells.cell import Cell, Noise, check_rate, check_size, glorot_uniform_
+from ungated.cells.cell import Cell, Noise, check_number, check_rate, check_size, glorot_uniform_
 from ungated.dropout import dropout_mask
 
 EPSILON = 1e-6  # of the normalisation, RRUCell.py
@@ -58,7 +58,7 @@ class RRUCell(Cell):
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         m, n, p = self.input_size, self.hidden_size, self.output_size
         # Half to even, as in the authors' code: it decides the parameter counts.
-        self.middle_size = round(expansion * (m + n))
+        self.middle_size = round(check_number("expansion", expansion) * (m + n))
         if self.middle_size < 1:
             raise ValueError(f"expansion should give a middle size of at least 1, got {expansion} * ({m} + {n})")
         if rezero not in ("vector", "scalar"):
