@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ungated.cells.cell import State, map_state
 from ungated.layers import RNN
-from ungated.scan import backend, scan
 
 from .entries import Entry, random_state
 
@@ -160,14 +159,6 @@ def test_a_cell_refuses_a_wrong_step(entry: Entry) -> None:
     for x in (x_of(3), x_of(2, 4), x_of(5, 2, 3)):
         with pytest.raises(ValueError, match=r"x should have shape \(batch, 3\), got"):
             cell(x)
-
-
-def test_unknown_backend(entry: Entry) -> None:
-    cell = entry.layer().cells[0]
-    with pytest.raises(ValueError, match=r"backend 'fast'.*auto, reference"):
-        scan(cell, cell.project(x_of(5, 2, 3)), cell.initial_state(2), backend="fast")
-    with pytest.raises(ValueError, match=r"backend 'fast'"), backend("fast"):
-        pass
 
 
 def test_a_list_will_do_for_a_tuple_of_states(entry: Entry) -> None:
