@@ -27,12 +27,16 @@ class UnigramModel(nn.Module):
 
 
 class NoteFrequencyModel(nn.Module):
-    """Predicts every note with the share of frames, of those to be predicted in training, in which it sounds."""
+    """Predicts every note with its frequency in the training frames that are to be predicted.
+
+    By Laplace's rule, (k + 1) / (N + 2), so that no note is impossible.
+    """
 
     def __init__(self, train: Sequence[NDArray[np.uint8]]) -> None:
         super().__init__()
-        frames = torch.from_numpy(np.concatenate([song[1:] for song in train]))
-        self.register_buffer("logits", frames.double().mean(0).logit().float())
+        frames = np.concatenate([song[1:] for song in train])
+        frequencies = (frames.sum(axis=0, dtype=np.float64) + 1.0) / (len(frames) + 2.0)
+        self.register_buffer("logits", torch.from_numpy(frequencies).logit().float())
         self.logits: Tensor
 
     def forward(
