@@ -17,6 +17,10 @@ from ungated.lab.data.hutter import ENWIK8, ENWIK8_PREFIX, TEXT8, TEXT8_PREFIX
 from ungated.lab.data.imdb import IMDB
 from ungated.lab.data.mnist import PMNIST, SMNIST
 from ungated.lab.data.music import JSB, MUSEDATA, NOTTINGHAM, PIANO_MIDI
+from ungated.lab.data.own import own_data
+from ungated.lab.data.own_csv import csv_data
+from ungated.lab.data.own_midi import midi_data
+from ungated.lab.data.own_text import text_data
 from ungated.lab.data.ptb import PTB_CHAR, PTB_WORD
 from ungated.lab.data.shakespeare import TINYSHAKESPEARE
 from ungated.lab.data.store import DataFile, data_directory
@@ -62,5 +66,9 @@ __all__ = [
     "NoOptions",
     "RegressionData",
     "Verification",
+    "csv_data",
     "data_directory",
+    "midi_data",
+    "own_data",
+    "text_data",
 ]

@@ -12,6 +12,7 @@ from ungated.lab.data import store
 from ungated.lab.data.families import Family
 from ungated.lab.data.store import DataFile, Progress, data_directory
 from ungated.lab.errors import DataError, LabError, RecipeError
+from ungated.lab.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class DataSet:
     kind: "music", "language", "classification", "regression" or "copy": which task it is for.
     files: what it needs below the data directory; none if it is built in. alternatives: other sets of files
         that do as well, looked at in order where `files` are not all there, and never downloaded.
+    paths: the user's own files instead, each of at most `path_limit` bytes.
     parse: (contents by path, options) -> family object. count: (family object, options) -> measured counts.
     counts: the published counts; every measured count of the same name has to equal it.
     Options: the dataclass of the data set's own options. variants: the options that `verify` goes through.
@@ -56,6 +58,8 @@ class DataSet:
     counts: Mapping[str, int] = field(default_factory=dict)
     files: tuple[DataFile, ...] = ()
     alternatives: tuple[tuple[DataFile, ...], ...] = ()
+    paths: tuple[Path, ...] = ()
+    path_limit: int = 1 << 30
     Options: type[Any] = NoOptions
     variants: tuple[Mapping[str, object], ...] = ({},)
 
@@ -81,7 +85,7 @@ class DataSet:
         options = self.options() if options is None else options
         if not isinstance(options, self.Options):
             raise RecipeError(f"options of {self.name} should be {self.Options.__name__}, got {options!r}")
-        contents: dict[str, bytes] = {}
+        contents = {str(path): store.read_own(path, self.path_limit) for path in self.paths}
         if self.files:
             place = data_directory(directory)
             if download and self._chosen(place) is None:
@@ -108,8 +112,16 @@ class DataSet:
         """ "built in", "present" (all files there and right), "missing" (some), or "damaged" (some)."""
         return self._state(self.check(directory))
 
+    def fingerprint(self) -> str:
+        """A SHA-256 that differs where the files do: of the published checksums, or of one's own files' content."""
+        known = [f"{file.path} {file.checksum}" for file in self.files]
+        own = [sha256_of(store.read_own(path, self.path_limit)) for path in self.paths]
+        return sha256_of("\n".join([self.name, *known, *own]).encode())
+
     def check(self, directory: str | Path | None = None) -> dict[str, str]:
         """For each file "present", "missing", or a sentence on what is wrong with it."""
+        if self.paths:
+            return {str(path): "present" if path.is_file() else "missing" for path in self.paths}
         if not self.files:
             return {}
         place = data_directory(directory)

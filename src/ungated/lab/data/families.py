@@ -1,4 +1,7 @@
-"""What a loaded data set is: one dataclass a family, the same for named sets and for one's own files."""
+"""What a loaded data set is: one dataclass a family, the same for named sets and for one's own files.
+
+`remarks` are sentences on what was changed or left out while reading one's own files, for the user to see.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ class MusicData:
     train: list[NDArray[np.uint8]]
     valid: list[NDArray[np.uint8]]
     test: list[NDArray[np.uint8]]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class LanguageData:
     vocabulary: list[str | int]
     unit: str  # "word", "char" or "byte"
     stream: str  # "standard" or "paper"
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,19 @@ class ClassificationData:
 
 @dataclass(frozen=True)
 class RegressionData:
-    """Sequences with real values to be predicted after the last step (targets float (N, k))."""
+    """Sequences with real values to be predicted after the last step (targets float (N, k)).
+
+    names, mean, std: what the k targets are, and how to get from them to the values as they were given,
+    `target * std + mean` (float (k,)); None where they are as given.
+    """
 
     train: Examples
     valid: Examples
     test: Examples
+    names: tuple[str, ...] = ()
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class PermutedOptions:
     which is how the RRU paper describes it; "identity", which is sequential MNIST.
     """
 
-    permutation: str = "full"
+    permutation: Literal["full", "identity", "rows"] = "full"
 
     def __post_init__(self) -> None:
         if self.permutation not in _PERMUTATIONS:

@@ -29,7 +29,8 @@ def _parse(contents: Mapping[str, bytes], options: object) -> MusicData:
 
     ((path, content),) = contents.items()
     cells = loadmat(io.BytesIO(content), variable_names=list(_SPLITS.values()))
-    return MusicData(**{split: _songs(path, key, cells[key][0]) for split, key in _SPLITS.items()})
+    train, valid, test = (_songs(path, key, cells[key][0]) for key in _SPLITS.values())
+    return MusicData(train, valid, test)
 
 
 def _songs(path: str, key: str, songs: NDArray[np.object_]) -> list[NDArray[np.uint8]]:

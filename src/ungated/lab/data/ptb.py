@@ -62,8 +62,8 @@ def _characters(contents: Mapping[str, bytes], options: StreamOptions) -> Langua
 def _language(
     tokens: Mapping[str, list[str]], vocabulary: list[str], unknown: str | None, unit: str, options: StreamOptions
 ) -> LanguageData:
-    ids = {split: encode(symbols, vocabulary, unknown, f"ptb {split}") for split, symbols in tokens.items()}
-    return LanguageData(**ids, vocabulary=list(vocabulary), unit=unit, stream=options.stream)
+    train, valid, test = (encode(tokens[split], vocabulary, unknown, f"ptb {split}") for split in SPLITS)
+    return LanguageData(train, valid, test, vocabulary=list(vocabulary), unit=unit, stream=options.stream)
 
 
 def _file(name: str, sha256: str, size: int, *mirrors: str) -> DataFile:

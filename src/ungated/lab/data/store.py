@@ -111,6 +111,20 @@ def _checked(path: Path, file: DataFile) -> bytes:
     return content
 
 
+def read_own(path: Path, limit: int) -> bytes:
+    """The content of a user's own file. Raises DataMissingError, or DataError (not readable, too large)."""
+    try:
+        with path.open("rb") as opened:
+            content = opened.read(limit + 1)
+    except FileNotFoundError as error:
+        raise DataMissingError(f"there is no file {path}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise DataError(f"{path} has more than {limit:,} bytes, the most that is read of such a file")
+    return content
+
+
 def fetch(directory: Path, file: DataFile, progress: Progress | None = None) -> Path:
     """Have the file in `directory`, downloading it where it is missing; return its place.
 

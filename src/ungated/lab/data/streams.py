@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ungated.lab.data.families import LanguageData
 from ungated.lab.errors import RecipeError
@@ -15,7 +16,7 @@ _STREAMS = ("standard", "paper")
 class StreamOptions:
     """Which stream of symbols is made of the text: "standard" or "paper"."""
 
-    stream: str = "standard"
+    stream: Literal["standard", "paper"] = "standard"
 
     def __post_init__(self) -> None:
         if self.stream not in _STREAMS:

@@ -71,7 +71,7 @@ def _adding(contents: Mapping[str, bytes], options: AddingOptions) -> Regression
             torch.as_tensor(np.stack([values, marks], axis=-1), dtype=torch.float32),
             torch.as_tensor((values * marks).sum(axis=1, keepdims=True), dtype=torch.float32),
         )
-    return RegressionData(**parts)
+    return RegressionData(parts["train"], parts["valid"], parts["test"])
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ def _parse(contents: Mapping[str, bytes], options: object) -> LanguageData:
         for split, text in zip(SPLITS, contents.values(), strict=True)
     }
     vocabulary = by_count_then_name(tokens["train"])
-    ids = {split: encode(symbols, vocabulary, None, f"wikitext-2 {split}") for split, symbols in tokens.items()}
-    return LanguageData(**ids, vocabulary=list(vocabulary), unit="word", stream="standard")
+    train, valid, test = (encode(tokens[split], vocabulary, None, f"wikitext-2 {split}") for split in SPLITS)
+    return LanguageData(train, valid, test, vocabulary=list(vocabulary), unit="word", stream="standard")
 
 
 def _file(name: str, checksum: str, size: int, *, public: bool = True) -> DataFile:
