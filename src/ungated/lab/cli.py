@@ -22,6 +22,9 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 failed, 2 wrong use, 3 data missing, 75 interrupted with everything saved.",
 )
 
+#: What typer makes of a KeyboardInterrupt: it returns this status instead of passing it on.
+_TYPERS_CTRL_C = 130
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -66,11 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        status = app(words, standalone_mode=False)
+        status = app(words, prog_name="ungated", standalone_mode=False)
     except LabError as error:
         return _failed(error, str(error), error.exit_status, debug)
-    except KeyboardInterrupt as error:
-        return _failed(error, "interrupted", Interrupted.exit_status, debug)
     except BrokenPipeError:
         # Whoever read standard output is gone; Python would complain once more when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(
             error, f"unexpected {type(error).__name__}: {message} (--debug shows where it came from)", 1, debug
         )
+    if status == _TYPERS_CTRL_C:
+        note("ungated: interrupted")
+        return Interrupted.exit_status
     return status if isinstance(status, int) else 0
 
 

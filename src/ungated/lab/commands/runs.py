@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,10 +60,16 @@ def train(
         raise UsageError("say what to train, as in `ungated train jsb --cell rru`; `ungated show` lists the recipes")
     recipe = load_recipe(name, cell, settings)
     run = RunDirectory(out if out is not None else _next_directory(recipe))
-    run.check_free()
-    if not quiet:
-        note(f"run directory {run}")
-    result = train_run(run, recipe, seed=seed, device=device, data_dir=data_dir, progress=_progress(quiet))
+    try:
+        run.check_free()
+        if not quiet:
+            note(f"run directory {run}")
+        result = train_run(run, recipe, seed=seed, device=device, data_dir=data_dir, progress=_progress(quiet))
+    except BaseException:
+        if out is None:  # a directory of our own naming, if nothing came to be in it
+            with contextlib.suppress(OSError):
+                run.path.rmdir()
+        raise
     _report(run.path, result, as_json)
 
 
@@ -91,6 +98,32 @@ def resume(
 
 def evaluate(
     run: RunPath,
+    mc_samples: Annotated[
+        int | None,
+        typer.Option("--mc-samples", help="Language models: average this many passes with dropout.", min=1),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="With --mc-samples: valid or test (the default).", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="With --mc-samples: of the passes; 0 by default.", show_default=False)
+    ] = None,
+    word_masks: Annotated[
+        str | None,
+        typer.Option(
+            "--word-masks",
+            help="With --mc-samples: position or type; the model's by default.",
+            show_default=False,
+        ),
+    ] = None,
+    accept_below: Annotated[
+        float | None,
+        typer.Option(
+            "--accept-below",
+            help="With --mc-samples: leave out passes of a higher perplexity (the RHN authors: 500).",
+            show_default=False,
+        ),
+    ] = None,
     cell: CellName = None,
     device: Device = "cpu",
     data_dir: DataDir = None,
@@ -98,10 +131,32 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a run's best weights again, on validation and test, under both protocols."""
+    """Measure a run's best weights again, on validation and test, under both protocols.
+
+    With --mc-samples: by Monte-Carlo dropout. The samples are kept in the run's directory, and a later call adds to
+    them.
+    """
+    from ungated.lab.commands.monte_carlo import check_options, evaluate_samples
     from ungated.lab.training.evaluate import evaluate_run
     from ungated.lab.training.run import RunDirectory
 
+    sampling = {"--split": split, "--seed": seed, "--word-masks": word_masks, "--accept-below": accept_below}
+    check_options(mc_samples, sampling)
+    if mc_samples is not None:
+        evaluate_samples(
+            run,
+            samples=mc_samples,
+            split=split or "test",
+            seed=seed or 0,
+            word_masks=word_masks,
+            accept_below=accept_below,
+            cell=cell,
+            device=device,
+            data_dir=data_dir,
+            as_json=as_json,
+            progress=_progress(quiet),
+        )
+        return
     metrics = evaluate_run(RunDirectory(run), cell=cell, device=device, data_dir=data_dir, progress=_progress(quiet))
     if as_json:
         say_json({"run": str(run), "metrics": metrics})

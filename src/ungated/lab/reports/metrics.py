@@ -28,6 +28,7 @@ METRICS = {
     "mse": Metric("mean squared error", 5),
     "perplexity": Metric("perplexity", 2),
     "bits_per_char": Metric("bits per character", 3),
+    "nll": Metric("NLL per symbol (nats)", 4),
     "cross_entropy": Metric("cross-entropy (nats)", 4),
 }
 
