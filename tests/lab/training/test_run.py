@@ -187,7 +187,7 @@ def test_best_weights_are_the_same_bytes_in_every_process(tmp_path: Path) -> Non
         "RunDirectory(sys.argv[1]).write_best({k: torch.ones(2) for k in 'abcdef'}, {k: 1 for k in 'abcdef'})"
     )
     contents = set()
-    for name in ("1", "2", "3"):
+    for name in ("1", "2"):
         (tmp_path / name).mkdir()
         subprocess.run([sys.executable, "-c", program, str(tmp_path / name)], check=True, timeout=60)
         contents.add((tmp_path / name / "best.safetensors").read_bytes())

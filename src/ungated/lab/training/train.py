@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ def resume(
     run.check_run()
     if (result := run.read_result()) is not None:
         progress.notice(f"{run} is finished: nothing to resume")
+        with run.locked():
+            _tidy(run, result)  # it may have been killed just before this
         return result
     environment = run.read_environment()
     kept = Recipe.from_toml(run.read_recipe(), cell=cell, where=str(run.path / "recipe.toml"))
@@ -122,9 +124,14 @@ def _go(
         progress.stop()
     if processes.first:
         run.write_result(result)
-        if result["stopped"] != "diverged":
-            remove_states(run.path)
+        _tidy(run, result)
     return result
+
+
+def _tidy(run: RunDirectory, result: Mapping[str, Any]) -> None:
+    """A finished run needs no training states; one that diverged keeps its last good ones, to be looked into."""
+    if result["stopped"] != "diverged":
+        remove_states(run.path)
 
 
 def _result(loop: Loop) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Counts the durable operations of this process below a directory, and ends the process at one of them.
+
+An operation is whatever changes the disk: opening a file for writing, fsync, rename, removal, making a directory.
+It is taken where Python does it (audit events and os.fsync), so no code can forget to report one.
+"""
+
+# ruff: noqa: PTH - plain functions on strings: what pathlib opens or asks in between would be counted too
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+class Operations:
+    """Counted from 1; `act` is called just before number `at` happens."""
+
+    def __init__(self, directory: Path, at: int = 0, act: Callable[[Operations], None] | None = None) -> None:
+        self.directory = os.path.realpath(directory)
+        self.count = 0
+        self.at, self.act = at, act
+        self.unsynced_files: set[str] = set()
+        #: Names that changed since their folder was last synced: the content they had before, None if there was none.
+        self.unsynced_names: dict[str, bytes | None] = {}
+        self._fsync = os.fsync
+        self._on = True
+        os.fsync = self._count_fsync
+        sys.addaudithook(self._audit)
+
+    def stop(self) -> None:
+        """Count no more."""
+        self._on = False
+
+    def _ours(self, path: object) -> bool:
+        return isinstance(path, (str, os.PathLike)) and os.path.abspath(path).startswith(self.directory)
+
+    def _audit(self, event: str, args: tuple[object, ...]) -> None:
+        if not self._on:
+            return
+        if event == "open" and self._ours(args[0]) and isinstance(args[2], int) and args[2] & _WRITING:
+            self._happens()
+            self.unsynced_files.add(os.path.abspath(str(args[0])))
+        elif event == "os.rename" and self._ours(args[1]):
+            self._happens()
+            source, target = (os.path.abspath(str(path)) for path in args[:2])
+            self._note_name(target)
+            if source in self.unsynced_files:
+                self.unsynced_files.add(target)
+        elif event == "os.mkdir" and self._ours(args[0]):
+            self._happens()
+            self.unsynced_names[os.path.abspath(str(args[0]))] = None
+        elif event in ("os.remove", "os.rmdir"):
+            self._happens()
+
+    def _count_fsync(self, descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if self._on and self._ours(path):
+            self._happens()
+            self.unsynced_files.discard(path)
+            for name in [name for name in self.unsynced_names if os.path.dirname(name) == path]:
+                del self.unsynced_names[name]
+        self._fsync(descriptor)
+
+    def _note_name(self, path: str) -> None:
+        self._on = False
+        if path not in self.unsynced_names:
+            self.unsynced_names[path] = Path(path).read_bytes() if os.path.isfile(path) else None
+        self._on = True
+
+    def _happens(self) -> None:
+        self.count += 1
+        if self.count == self.at and self.act is not None:
+            self._on = False
+            self.act(self)
+
+
+def kill(operations: Operations) -> None:
+    """End the process as kill -9 does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cut_power(operations: Operations) -> None:
+    """Lose or garble everything that was not synced, then end the process."""
+    draw = random.Random(operations.count)
+    for name in sorted(operations.unsynced_files):
+        path = Path(name)
+        if path.is_file():
+            content = bytearray(path.read_bytes())
+            for _ in range(len(content) // 2):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+            path.write_bytes(content[: draw.randint(0, len(content))])
+    for name, before in operations.unsynced_names.items():
+        path = Path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+    kill(operations)
