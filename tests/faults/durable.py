@@ -4,7 +4,8 @@ An operation is whatever changes the disk: opening a file for writing, fsync, re
 It is taken where Python does it (audit events and os.fsync), so no code can forget to report one.
 """
 
-# ruff: noqa: PTH - plain functions on strings: what pathlib opens or asks in between would be counted too
+# ruff: noqa: PTH100, PTH113, PTH115, PTH120
+# Plain functions on strings: what pathlib opens or asks in between would be counted too.
 
 from __future__ import annotations
 
