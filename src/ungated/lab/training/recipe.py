@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
@@ -25,8 +25,11 @@ from ungated.lab.training.cell_options import cell_class, cell_label, cell_locat
 from ungated.lab.training.optimizers import OptimizerSettings
 from ungated.lab.training.overrides import apply_overrides, chosen_optimizer, split_overrides
 from ungated.lab.training.recipe_files import cells_of, recipe_names
-from ungated.lab.training.schema import SECTIONS, Schema, data_set_named
+from ungated.lab.training.schema import SECTIONS, Schema, data_set_named, whole_path
 from ungated.lab.training.sections import ModelSettings, Protocol, Published, Training
+
+if TYPE_CHECKING:
+    from ungated.lab.data.dataset import DataSet
 
 __all__ = ["COMMAND_LINE", "DEFAULT", "Recipe", "cells_of", "load_recipe", "recipe_names"]
 
@@ -41,7 +44,8 @@ Overrides = Iterable[str] | Mapping[str, object]
 class Recipe:
     """All settings of a run. `origin[key]` is "default", "recipe: <source>" or "command line", key = "section.name".
 
-    name: "jsb/rru", "ptb_sota". cell: a name of CELLS, or the label of the user's own `cell_class`.
+    name: "jsb/rru", "ptb_sota". dataset: the name of `data_set`, which loads the data. cell: a name of CELLS, or the
+    label of the user's own `cell_class`. Names are fit for paths.
     model, head: the two halves of [model], every task's and this task's own. cell_options: keyword arguments of
     the cell's constructor. data, task: the Options of the data set, the Settings of the task.
     """
@@ -61,11 +65,13 @@ class Recipe:
     origin: dict[str, str] = field(default_factory=dict)
     cell_class: type[Cell] = field(default=Cell, repr=False)
     own_cell: str | None = None  # FILE.py:Class, where it came from a file
+    own_data: str | None = None  # text:FILE, midi:FOLDER or csv:FILE with the whole path
+    data_set: DataSet = field(kw_only=True, repr=False, compare=False)
 
     @property
     def kind(self) -> str:
         """The kind of the data set, a key of TASKS."""
-        return data_set_named(self.dataset).kind
+        return self.data_set.kind
 
     @property
     def overridden(self) -> list[str]:
@@ -77,7 +83,7 @@ class Recipe:
         owners = {"data": (self.data,), "model": (self.model, self.head), "task": (self.task,)}
         owners |= {"optimizer": (self.optimizer,), "training": (self.training,)}
         values: dict[str, Any] = {}
-        for key in Schema(self.dataset, self.cell_class, self.optimizer.name):
+        for key in Schema(self.data_set, self.cell_class, self.optimizer.name):
             section, _, name = key.rpartition(".")
             if section in owners:
                 values[key] = next(getattr(owner, name) for owner in owners[section] if hasattr(owner, name))
@@ -87,12 +93,13 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as a file, defaults written out; `from_toml` gives an equal recipe, origins included."""
-        document: dict[str, Any] = {"name": self.name, "dataset": self.dataset, "protocol": self.protocol}
+        document: dict[str, Any] = {"name": self.name, "dataset": self.own_data or self.dataset}
+        document["protocol"] = self.protocol
         if self.published is not None:
             document["published"] = {k: v for k, v in dataclasses.asdict(self.published).items() if v is not None}
         document |= {section: {} for section in SECTIONS}
         document["cell"]["name"] = self.cell
-        schema = Schema(self.dataset, self.cell_class, self.optimizer.name)
+        schema = Schema(self.data_set, self.cell_class, self.optimizer.name)
         for key, value in self.values().items():
             section, _, name = key.rpartition(".")
             if section and (value is not None or schema[key].default is not None):
@@ -124,21 +131,25 @@ class Recipe:
 def load_recipe(name: str, cell: str | type[Cell] | None = None, overrides: Overrides = ()) -> Recipe:
     """The recipe of a data set and cell ("jsb", "rru"), a named one ("ptb_sota"), or of a file ("mine.toml").
 
-    A cell of one's own (FILE.py:Class, or the class) takes the settings that the data set's GRU has, with [cell] as
-    its constructor's defaults are. Raises RecipeError.
+    Data of one's own are named text:FILE, midi:FOLDER or csv:FILE and take our settings for their kind. A cell of
+    one's own (FILE.py:Class, or the class) takes the settings that the GRU has, with [cell] as its constructor's
+    defaults are. Raises RecipeError, UsageError, DataMissingError.
     """
-    if cell is None or not is_own_cell(cell):
-        if cell is not None:
-            cell_class(cell)  # a misspelt cell is said to be one, whatever the data set
-        found = recipe_files.find(name, cell if isinstance(cell, str) else None)
-        document = {"name": found.name} | recipe_files.parse_document(found.text, found.where)
-        return _assemble(document, found.where, cell, overrides)
-    found = recipe_files.find(name, "gru")
-    document = recipe_files.parse_document(found.text, found.where)
-    document["name"] = f"{found.name.partition('/')[0]}/{cell_label(cell)}"
-    document["cell"] = {"name": cell_label(cell)}
-    document.pop("published", None)
-    document["source"] = _without(document, "cell.")
+    own_cell = cell is not None and is_own_cell(cell)
+    if isinstance(cell, str):
+        cell_class(cell)  # a misspelt cell is said to be one, whatever the data set
+    own_data = data_set_named(whole_path(name)) if ":" in name else None
+    folder = name if own_data is None else f"own-{name.partition(':')[0]}"
+    found = recipe_files.find(folder, "gru" if own_cell else cell if isinstance(cell, str) else None)
+    document = {"name": found.name} | recipe_files.parse_document(found.text, found.where)
+    if own_data is not None:
+        document["dataset"] = whole_path(name)
+        document["name"] = f"{own_data.name}/{found.name.partition('/')[2]}"
+    if own_cell and cell is not None:
+        document["name"] = f"{document['name'].partition('/')[0]}/{cell_label(cell)}"
+        document["cell"] = {"name": cell_label(cell)}
+        document["source"] = _without(document, "cell.")
+        document.pop("published", None)
     return _assemble(document, found.where, cell, overrides)
 
 
@@ -147,9 +158,9 @@ def _assemble(document: dict[str, Any], where: str, cell: str | type[Cell] | Non
     for word in ("dataset", "protocol"):
         if word not in document:
             raise RecipeError(f'{where} should say {word} = "..."')
-    dataset, name = document["dataset"], document.get("name", where.removesuffix(".toml"))
+    name = document.get("name", where.removesuffix(".toml"))
     recipe_files.check_name(name, where)
-    data_set_named(dataset, where)
+    data_set = data_set_named(document["dataset"], where)
     changes = split_overrides(overrides)
     cls, label, location = _cell_of(document, where, cell)
     named = document.get("optimizer", {}).get("name", "rectified-laprop")
@@ -157,7 +168,7 @@ def _assemble(document: dict[str, Any], where: str, cell: str | type[Cell] | Non
     if optimizer != named:  # another optimiser starts from its own defaults
         document["optimizer"] = {}
         document["source"] = _without(document, "optimizer.")
-    schema = Schema(dataset, cls, optimizer)
+    schema = Schema(data_set, cls, optimizer)
     values, origin = schema.read(document, where)
     apply_overrides(schema, values, origin, changes)
     parts = schema.build(values, where)
@@ -165,7 +176,9 @@ def _assemble(document: dict[str, Any], where: str, cell: str | type[Cell] | Non
     published = schema.published(document, where)
     return Recipe(
         name=name,
-        dataset=dataset,
+        dataset=data_set.name,
+        data_set=data_set,
+        own_data=document["dataset"] if ":" in document["dataset"] else None,
         cell=label,
         published=published,
         origin=origin,

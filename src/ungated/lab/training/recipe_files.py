@@ -17,6 +17,7 @@ TABLES = ("published", "data", "model", "cell", "task", "optimizer", "training",
 WORDS = ("name", "dataset", "protocol")
 
 
+_OWN_DATA = "own-"  # settings for data of one's own, text:FILE and the like: no recipes by themselves
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 
 
@@ -30,25 +31,19 @@ class Found(NamedTuple):
 
 def recipe_names() -> list[str]:
     """All recipes of the package: "adding/gru", ..., "ptb_sota", ... in alphabetical order."""
-    names: list[str] = []
-    for entry in _folder().iterdir():
-        if entry.is_dir():
-            names.extend(f"{entry.name}/{_stem(file)}" for file in entry.iterdir() if file.name.endswith(".toml"))
-        elif entry.name.endswith(".toml"):
-            names.append(_stem(entry))
-    return sorted(names)
+    return [name for name in _names() if not name.startswith(_OWN_DATA)]
 
 
 def cells_of(name: str) -> list[str]:
     """The cells that a data set or family of recipes has recipes for; none for another name."""
-    return [cell for folder, _, cell in (entry.partition("/") for entry in recipe_names()) if cell and folder == name]
+    return [cell for folder, _, cell in (entry.partition("/") for entry in _names()) if cell and folder == name]
 
 
 def find(name: str, cell: str | None) -> Found:
     """The recipe `name`, of `cell` where there is one for each; or the user's own file NAME.toml. RecipeError else."""
     if name.endswith(".toml"):
         return Found(Path(name).stem, _read(Path(name)), name)
-    names = recipe_names()
+    names = _names()
     folder, _, inner = name.partition("/")
     if inner:
         if cells_of(folder) and cell is not None and cell != inner:
@@ -64,7 +59,7 @@ def find(name: str, cell: str | None) -> Found:
         raise RecipeError(f"{folder} has a recipe for each cell: choose one of {', '.join(cells)}")
     if cells:
         raise RecipeError(f'{folder} has no recipe for "{cell}": choose one of {", ".join(cells)}')
-    known = sorted({entry.partition("/")[0] for entry in names})
+    known = sorted({entry.partition("/")[0] for entry in recipe_names()})
     raise RecipeError(f'there is no data set or recipe "{name[:80]}"{hint(name, known)}: {", ".join(known)}')
 
 
@@ -100,6 +95,16 @@ def parse_document(text: str, where: str) -> dict[str, Any]:
                 ):
                     raise RecipeError(f"{where}: {key}.{name[:80]} is nested; a recipe is flat")
     return document
+
+
+def _names() -> list[str]:
+    names: list[str] = []
+    for entry in _folder().iterdir():
+        if entry.is_dir():
+            names.extend(f"{entry.name}/{_stem(file)}" for file in entry.iterdir() if file.name.endswith(".toml"))
+        elif entry.name.endswith(".toml"):
+            names.append(_stem(entry))
+    return sorted(names)
 
 
 def _folder() -> Traversable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ungated.cells.cell import Cell
@@ -29,30 +30,42 @@ class Setting(NamedTuple):
 
 
 def data_set_named(name: str, where: str | None = None) -> DataSet:
-    """The data set; RecipeError with the nearest name for an unknown one."""
-    from ungated.lab.data import DATASETS
+    """The data set, ours by its name or the user's own as text:FILE, midi:FOLDER, csv:FILE.
 
+    Raises RecipeError with the nearest name for an unknown one, DataMissingError for a path that is not there.
+    """
+    from ungated.lab.data import DATASETS
+    from ungated.lab.data.own import own_data
+
+    if ":" in name:
+        return own_data(name)
     if name not in DATASETS:
         place = f"{where}: " if where else ""
         raise RecipeError(f'{place}there is no data set "{name[:80]}"{hint(name, DATASETS)}: {", ".join(DATASETS)}')
     return DATASETS[name]
 
 
-def task_of(dataset: str) -> type[Task]:
+def whole_path(name: str) -> str:
+    """KIND:PATH of one's own data with the path made absolute, so that it means the same from any directory."""
+    kind, _, path = name.partition(":")
+    return f"{kind}:{Path(path).expanduser().absolute()}" if path else name
+
+
+def task_of(data_set: DataSet) -> type[Task]:
     """The task for the data set's kind."""
     from ungated.lab.tasks import TASKS
 
-    return TASKS[data_set_named(dataset).kind]
+    return TASKS[data_set.kind]
 
 
 class Schema(Mapping[str, Setting]):
     """Settings by key, "protocol" first, then "section.name" in the order of a file."""
 
-    def __init__(self, dataset: str, cell: type[Cell], optimizer: str) -> None:
-        task = task_of(dataset)
+    def __init__(self, data_set: DataSet, cell: type[Cell], optimizer: str) -> None:
+        task = task_of(data_set)
         self._cell = cell
         self._owners: dict[str, tuple[type, ...]] = {
-            "data": (data_set_named(dataset).Options,),
+            "data": (data_set.Options,),
             "model": (ModelSettings, task.Model),
             "task": (task.Settings,),
             "optimizer": (OPTIMIZERS[optimizer].Settings,),
