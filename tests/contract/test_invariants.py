@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ungated.cells.cell import map_state
 from ungated.layers import RNN
-from ungated.scan import scan
+from ungated.scan import backend, scan
 
 from .entries import (
     Entry,
@@ -46,10 +46,10 @@ def test_whole_equals_pieces_with_the_state_carried(entry: Entry, problem: Probl
 
 @draws
 @given(problem=problems(min_T=2), data=st.data())
-def test_scan_in_pieces_is_bit_equal(entry: Entry, problem: Problem, data: st.DataObject) -> None:
+def test_reference_in_pieces_is_bit_equal_on_the_reference(entry: Entry, problem: Problem, data: st.DataObject) -> None:
     layer, x = problem.layer(entry), problem.x()
     cell, cut = layer.cells[0], data.draw(st.integers(1, problem.T - 1))
-    with torch.no_grad():
+    with torch.no_grad(), backend("reference"):
         drive = cell.project(x)
         whole, last = scan(cell, drive, cell.initial_state(problem.B))
         first, middle = scan(cell, drive[:cut], cell.initial_state(problem.B))

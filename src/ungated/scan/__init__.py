@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from ungated.cells import RRUCell
 from ungated.cells.cell import Cell, Noise, State
+from ungated.scan.conditions import why_not
 from ungated.scan.reference import reference_scan
+from ungated.scan.rru_torch import rru_scan
 
-BACKENDS = ("auto", "reference")
+#: The paths that some cells have, fastest first; the reference runs all cells.
+PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
+    "torch": {RRUCell: rru_scan},
+}
+BACKENDS = ("auto", "reference", *PATHS)
 
-_forced: ContextVar[str | None] = ContextVar("ungated_backend", default=None)
+# With fewer time steps, setting an operator up costs more than its loop gains.
+_FEWEST_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The path that runs a call, and for each faster one the reason why it does not."""
+
+    path: str
+    passed_over: dict[str, str]
+    run: Callable[..., tuple[Tensor, State]] = field(repr=False)
 
 
 def scan(
@@ -30,20 +48,44 @@ def scan(
 
     noise: masks from `cell.noise(T, B)`, or None. lengths: (B,) integers in 1..T; a row's state stays as it is after
     its last step. backend: "auto" takes the fastest path that can run this call; the name of a path forces it.
-    Raises ValueError for an unknown backend.
+    Raises ValueError for an unknown backend, RuntimeError if the path that is forced cannot run this call.
     """
-    chosen_backend(backend)
-    return reference_scan(cell, drive, state, noise, lengths)
+    return choose(cell, drive, state, noise, lengths, backend).run(cell, drive, state, noise, lengths)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def choose(
+    cell: Cell,
+    drive: Tensor,
+    state: State,
+    noise: Noise = None,
+    lengths: Tensor | None = None,
+    backend: str = "auto",
+) -> Choice:
+    """The path that `scan` takes for these arguments, and why not a faster one. Raises as `scan` does."""
+    name = chosen_backend(backend)
+    passed_over: dict[str, str] = {}
+    for path, written in PATHS.items():
+        if name not in ("auto", path):
+            continue
+        known = next((known for known in written if type(cell).step is known.step), None)
+        if name == "auto" and drive.shape[0] < _FEWEST_STEPS:
+            reason = "it gains nothing in so few time steps"
+        elif known is None or "step" in cell.__dict__:
+            reason = f"{type(cell).__name__} has a step of its own"
+        else:
+            reason = why_not(drive, state, noise, lengths, cell.parameters())
+        if known is not None and not reason:
+            return Choice(path, passed_over, written[known])
+        passed_over[path] = reason
+    if name not in ("auto", "reference"):
+        raise RuntimeError(f"backend {name!r} cannot run this call: {passed_over[name]}")
+    return Choice("reference", passed_over, reference_scan)
+
+
 def chosen_backend(argument: str = "auto") -> str:
-    """The backend in force: the argument, else `with backend(...)`, else the environment's UNGATED_BACKEND.
-
-    torch.compile asks once, when it traces: compiled code keeps the path it was traced with.
-    """
+    """The backend in force: the argument, else `with backend(...)`, else the environment's UNGATED_BACKEND."""
     if argument == "auto":
-        argument = _forced.get() or os.environ.get("UNGATED_BACKEND") or "auto"
+        argument = _forced.name or os.environ.get("UNGATED_BACKEND") or "auto"
     return _check(argument)
 
 
@@ -53,11 +95,19 @@ def backend(name: str) -> Iterator[None]:
 
     Raises ValueError for an unknown name.
     """
-    token = _forced.set(_check(name))
+    before, _forced.name = _forced.name, _check(name)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced.name = before
+
+
+class _Forced(threading.local):
+    # Not a ContextVar, which the compiler cannot read.
+    name: str | None = None
+
+
+_forced = _Forced()
 
 
 def _check(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,3 +34,14 @@ def _frozen(ended: Tensor, before: Tensor, after: Tensor) -> Tensor:
 
 def _in_dtype_of(start: Tensor, last: Tensor) -> Tensor:
     return last.to(start.dtype)
+
+
+def reference_in(
+    reduced: torch.dtype | None, cell: Any, drive: Tensor, state: State, noise: Noise, lengths: Tensor | None
+) -> tuple[Tensor, ...]:
+    """`reference_scan` under autocast to `reduced` (None: not at all), whatever is around it; all tensors in a row."""
+    device = drive.device.type
+    known = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, dtype=reduced, enabled=reduced is not None) if known else nullcontext():
+        features, last = reference_scan(cell, drive, state, noise, lengths)
+    return (features, last) if isinstance(last, Tensor) else (features, *last)

@@ -1,0 +1,66 @@
+"""When hand-derived operators can stand in for the reference loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from ungated.cells.cell import Noise, State
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype that autocast is to on this type of device; None where it is off or unknown."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def why_not(drive: Tensor, state: State, noise: Noise, lengths: Tensor | None, weights: Iterable[Tensor]) -> str:
+    """Why the operators cannot run a scan over these tensors; empty if they can."""
+    masks, given = _row(noise), [drive, *_row(state)]
+    tensors = [*given, *masks, *weights]
+    dtype, device = drive.dtype, drive.device
+    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
+        return "a tensor has a class of its own"
+    if any(tensor.device != device for tensor in tensors) or (lengths is not None and lengths.device != device):
+        return "tensors are on different devices"
+    if any(tensor.dtype != dtype for tensor in tensors) or not dtype.is_floating_point or dtype.itemsize == 1:
+        return "dtypes are mixed, or neither float nor half"
+    if dtype in HALF and autocast_dtype(device.type) not in (None, dtype):
+        return "autocast is to another half dtype than the weights'"
+    if any(tensor.numel() == 0 for tensor in given):
+        return "there is nothing to run over"
+    if any(mask.requires_grad for mask in masks):
+        return "the noise wants a gradient"
+    return _transform(tensors)
+
+
+def _transform(tensors: list[Tensor]) -> str:
+    """The program transformation under way that the operators have no rule for, if any."""
+    exported = torch.compiler.is_exporting()
+    if torch.compiler.is_compiling():
+        # All that the compiler can be asked: what else torch.func does reaches the operators through its graph.
+        inside = any(torch._C._functorch.is_batchedtensor(tensor) for tensor in tensors)
+    else:
+        inside = torch._C._functorch.peek_interpreter_stack() is not None
+        exported = exported or torch._C._is_tracing()
+    if exported:
+        return "an exported program should hold torch's own operators alone"
+    if inside:
+        return "a transformation of torch.func is under way"
+    if forward_ad._current_level >= 0 and any(_is_dual(tensor) for tensor in tensors):
+        return "forward-mode derivatives are asked for"
+    return ""
+
+
+def _is_dual(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def _row(tensors: State | Noise) -> list[Tensor]:
+    return [] if tensors is None else [tensors] if isinstance(tensors, Tensor) else list(tensors)

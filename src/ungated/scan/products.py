@@ -1,0 +1,85 @@
+"""base + x W, for one W and the many x of a loop over time: what is done once per scan is done here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+#: product(base, x, out) -> base + x W; base None stands for zeros. The result may or may not be in `out`, and holds
+#: until the next call with the same `out`.
+Product = Callable[[Tensor | None, Tensor, Tensor], Tensor]
+
+# Below these sizes a packed product costs more in its call than it gains (measured against MKL and its own packing at
+# every call, AVX-512, two threads).
+_PACKED_ENTRIES, _PACKED_ROWS, _PACKED_STEPS = 1_200_000, 8, 8
+
+
+def product(W: Tensor, rows: int, steps: int, reduced: torch.dtype | None = None) -> Product:
+    """The product with W (k, n) for x of shape (rows, k), to be called `steps` times.
+
+    reduced: dtype of the factors (autocast's); base, x, W and the result keep theirs.
+    """
+    if reduced is not None:
+        return _reduced(W.to(reduced), reduced)
+    large = W.numel() >= _PACKED_ENTRIES and rows >= _PACKED_ROWS and steps >= _PACKED_STEPS
+    if large and W.device.type == "cpu" and W.dtype == torch.float32 and _can_pack():
+        return _packed(W, rows)
+    return _plain(W.contiguous())
+
+
+def batched(a: Tensor, b: Tensor, reduced: torch.dtype | None = None) -> Tensor:
+    """Sum over time and batch of a' b: a (T, B, k), b (T, B, n) -> (k, n), the gradient of a weight."""
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    if reduced is None:
+        return a.t() @ b
+    return (a.to(reduced).t() @ b.to(reduced)).to(a.dtype)
+
+
+def _plain(W: Tensor) -> Product:
+    mm, addmm = torch.mm, torch.addmm
+
+    def apply(base: Tensor | None, x: Tensor, out: Tensor) -> Tensor:
+        return mm(x, W, out=out) if base is None else addmm(base, x, W, out=out)
+
+    return apply
+
+
+def _reduced(W: Tensor, dtype: torch.dtype) -> Product:
+    def apply(base: Tensor | None, x: Tensor, out: Tensor) -> Tensor:
+        result = x.to(dtype) @ W
+        return out.copy_(result) if base is None else torch.add(base, result, out=out)
+
+    return apply
+
+
+def _packed(W: Tensor, rows: int) -> Product:
+    linear = torch.ops.mkldnn._linear_pointwise
+    plain, binary = linear.default, linear.binary
+    packed = torch.ops.mkldnn._reorder_linear_weight(W.t().contiguous(), rows)
+
+    def apply(base: Tensor | None, x: Tensor, out: Tensor) -> Tensor:
+        if base is None:
+            return plain(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+        return binary(x, base.contiguous(), packed, None, "add")  # type: ignore[no-any-return]
+
+    return apply
+
+
+def _can_pack() -> bool:
+    return bool(torch.backends.mkldnn.enabled) and _packing_works()
+
+
+@cache
+def _packing_works() -> bool:
+    """Whether oneDNN's packed product is there and right: its names are private to torch and may change."""
+    W, x, base = (torch.arange(float(r * c)).view(r, c).sin() for r, c in ((5, 3), (2, 5), (2, 3)))
+    out = torch.empty(0)
+    try:
+        apply = _packed(W, 2)
+        right = torch.allclose(apply(base, x, out), base + x @ W) and torch.allclose(apply(None, x, out), x @ W)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    return right
