@@ -166,7 +166,7 @@ def test_epochs_are_shuffled_and_repeatable() -> None:
     assert lengths(1, 0) == lengths(1, 0)
     assert lengths(1, 0) != lengths(2, 0)
     assert lengths(1, 0) != lengths(1, 1)
-    assert sorted(sum(lengths(1, 0), [])) == list(range(1, 11))
+    assert sorted(length for batch in lengths(1, 0) for length in batch) == list(range(1, 11))
     assert [len(batch) for batch in lengths(1, 0)] == [3, 3, 4]
 
 

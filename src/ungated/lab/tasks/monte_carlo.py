@@ -100,7 +100,9 @@ def monte_carlo(
 
 def has_dropout(model: LanguageModel) -> bool:
     """Whether two passes in training mode can differ."""
-    cells = any(noise is not None for noise in model.rnn.noise(2, 1))
+    device = device_of(model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        cells = any(noise is not None for noise in model.rnn.noise(2, 1))
     return cells or model.rnn.dropout > 0.0 or model.embedding_dropout > 0.0 or model.output_dropout > 0.0
 
 
