@@ -100,7 +100,7 @@ def test_recipe_is_complete_and_sourced(name):
         assert 0 < recipe.published.value < (1 if recipe.published.metric == "accuracy" else 200)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", sorted({*recipe_names()} - {row[0] for row in SIZES["recipes"] if not row[1]}))
 def test_recipe_builds_within_its_budget(name):
     recipe, task = load(name, [])
     size, count = model_size(recipe, task)
@@ -108,13 +108,12 @@ def test_recipe_builds_within_its_budget(name):
     if recipe.model.hidden_size is None:
         assert recipe.model.parameters is not None
         assert count <= recipe.model.parameters < parameters(recipe, task, size + 1)
-    if recipe.published is not None:
-        assert recipe.published.metric == task.metric
 
 
 @pytest.mark.parametrize(("name", "overrides", "size", "count"), SIZES["recipes"])
 def test_published_sizes(name, overrides, size, count):
     recipe, task = load(name, overrides)
+    assert recipe.published is None or recipe.published.metric == task.metric
     assert parameters(recipe, task, size) == count
     if recipe.model.hidden_size is None:
         assert recipe.model.parameters is not None

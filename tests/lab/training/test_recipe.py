@@ -11,7 +11,7 @@ from torch import nn
 
 from ungated.cells import CELLS
 from ungated.cells.cell import Cell
-from ungated.lab.errors import RecipeError
+from ungated.lab.errors import DataMissingError, RecipeError, UsageError
 from ungated.lab.training.recipe import Recipe, cells_of, load_recipe, recipe_names
 from ungated.lab.training.sections import ModelSettings, Training
 
@@ -239,6 +239,44 @@ def test_a_file_of_ones_own(tmp_path):
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError, match="not UTF-8"):
         load_recipe(str(file))
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    (tmp_path / "My Text.txt").write_text("abcdefgh\n" * 50)
+    (tmp_path / "table.csv").write_text("a,b\n" + "1,2\n" * 50)
+    (tmp_path / "songs").mkdir()
+    for name in "abc":
+        (tmp_path / "songs" / f"{name}.mid").touch()
+    return {"text": "My Text.txt", "csv": "table.csv", "midi": "songs"}
+
+
+@pytest.mark.parametrize(("kind", "label"), [("text", "text-my-text"), ("csv", "csv-table"), ("midi", "midi-songs")])
+def test_own_data_take_our_settings_for_their_kind(tmp_path, monkeypatch, own_data, kind, label):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(f"{kind}:{own_data[kind]}", "lstm", ["batch_size=8"])
+    assert (recipe.name, recipe.dataset, recipe.data_set.name) == (f"{label}/lstm", label, label)
+    assert recipe.own_data == f"{kind}:{tmp_path / own_data[kind]}"
+    assert recipe.origin["training.patience"] == "recipe: ours"
+    monkeypatch.chdir("/")
+    again = Recipe.from_toml(recipe.to_toml())
+    assert again == recipe
+    assert again.data_set.paths == recipe.data_set.paths
+    assert again.override(["patience=1"]).own_data == recipe.own_data
+
+
+def test_own_data_with_an_own_cell(tmp_path, own_data, own_cell):
+    recipe = load_recipe(f"text:{tmp_path / own_data['text']}", own_cell, ["unit=word"])
+    assert recipe.name == "text-my-text/elman"
+    assert recipe.data.unit == "word"
+
+
+def test_own_data_that_are_not_there(tmp_path):
+    with pytest.raises(DataMissingError, match="there is no text file"):
+        load_recipe(f"text:{tmp_path / 'nothing.txt'}", "gru")
+    with pytest.raises(UsageError, match="text:PATH"):
+        load_recipe("txt:file.txt", "gru")
+    assert not [name for name in recipe_names() if name.startswith("own-")]
 
 
 def test_own_cell_takes_the_settings_of_the_gru(own_cell):

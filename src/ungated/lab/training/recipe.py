@@ -40,7 +40,7 @@ OURS = "recipe: "
 Overrides = Iterable[str] | Mapping[str, object]
 
 
-@dataclass
+@dataclass(eq=False)
 class Recipe:
     """All settings of a run. `origin[key]` is "default", "recipe: <source>" or "command line", key = "section.name".
 
@@ -66,7 +66,15 @@ class Recipe:
     cell_class: type[Cell] = field(default=Cell, repr=False)
     own_cell: str | None = None  # FILE.py:Class, where it came from a file
     own_data: str | None = None  # text:FILE, midi:FOLDER or csv:FILE with the whole path
-    data_set: DataSet = field(kw_only=True, repr=False, compare=False)
+    data_set: DataSet = field(kw_only=True, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, origins included, and have the same cell."""
+        if not isinstance(other, Recipe):
+            return NotImplemented
+        return self.cell_class is other.cell_class and self.to_toml() == other.to_toml()
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def kind(self) -> str:
