@@ -131,3 +131,5 @@ def test_meta_tensors_give_shapes_without_memory(entry: Entry) -> None:
     assert y.is_meta
     assert y.shape == (7, 2, layer.output_size)
     assert all(part.is_meta and part.shape == (4, 2, 5) for part in parts(last))
+    with pytest.raises(TypeError, match=r"x should have the layer's dtype torch\.float32, got torch\.float64"):
+        layer(torch.empty(7, 2, 3, device="meta", dtype=torch.float64))
