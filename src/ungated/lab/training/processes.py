@@ -7,6 +7,7 @@ all. Nothing is pickled: what is exchanged are tensors of known shape.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,17 +54,15 @@ class Processes:
         """Let the first process do something the others wait for, and stop all if it fails."""
         work()
 
-    def close(self) -> None:
-        """Leave the group."""
-
 
 class TorchProcesses(Processes):
     """Several, joined by torch.distributed: NCCL for gradients on GPUs, Gloo for everything else."""
 
     def __init__(self, device: torch.device) -> None:
-        """Join the group that torchrun's environment variables describe."""
-        if not dist.is_initialized():
+        """Join the group that torchrun's environment variables describe; it lasts as long as this process."""
+        if not dist.is_initialized():  # a second group could not be made: torchrun's store keeps the first one's keys
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+            atexit.register(dist.destroy_process_group)
         self.rank = dist.get_rank()
         self.count = dist.get_world_size()
 
@@ -126,9 +125,6 @@ class TorchProcesses(Processes):
             raise failure
         if failed:
             raise RunError(f"process {self.rank} stops because the first process did")
-
-    def close(self) -> None:
-        dist.destroy_process_group()
 
 
 def join(device: torch.device) -> Processes:

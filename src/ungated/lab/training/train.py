@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,17 @@ def train(
     Raises Interrupted when SIGINT or SIGTERM asked it to stop (everything is saved, `resume` goes on), RunBusyError,
     RunError (directory), RecipeError, UsageError, DataError, CheckpointError (disk).
     """
-    with _processes(device) as (chosen, processes):
+    chosen = choose_device(device)
+    processes = join(chosen)
+    progress = progress if progress is not None and processes.first else Progress()
+    with repeatable_kernels(chosen), contextlib.ExitStack() as held:
         processes.together(run.check_free)
         built = build(recipe, seed=seed, device=chosen, data_dir=data_dir)
-        with contextlib.ExitStack() as held:
-            processes.together(lambda: held.enter_context(run.locked()))
-            environment = {"seed": seed, "cell_sha256": _cell_hash(recipe)}
-            environment |= describe_environment(chosen, processes=processes.count)
-            processes.together(lambda: run.create(recipe.to_toml(), environment))
-            return _go(built, run, seed, progress, processes, save_every, resumed=False)
+        processes.together(lambda: held.enter_context(run.locked()))
+        environment = {"seed": seed, "cell_sha256": _cell_hash(recipe)}
+        environment |= describe_environment(chosen, processes=processes.count)
+        processes.together(lambda: run.create(recipe.to_toml(), environment))
+        return _go(built, run, seed, progress, processes, save_every, resumed=False)
 
 
 def resume(
@@ -77,40 +79,40 @@ def resume(
 
     Raises what `train` raises, and CheckpointError where no state is whole, or data or cell are not the run's.
     """
-    progress = progress or Progress()
     run.check_run()
-    if (result := run.read_result()) is not None:
-        progress.notice(f"{run} is finished: nothing to resume")
-        with run.locked():
-            _tidy(run, result)  # it may have been killed just before this
-        return result
     environment = run.read_environment()
     kept = Recipe.from_toml(run.read_recipe(), cell=cell, where=str(run.path / "recipe.toml"))
     if recipe is not None and (different := differing(kept.values(), recipe.values())):
         raise RunError(f"{run} was begun with another recipe: {different}; train in another directory")
     if environment.get("cell_sha256") != _cell_hash(kept):
         raise CheckpointError(f"the file of the cell {kept.cell} has changed since {run} was begun: train anew")
-    with _processes(device or environment["device"]) as (chosen, processes):
+    chosen = choose_device(device or environment["device"])
+    processes = join(chosen)
+    progress = progress if progress is not None and processes.first else Progress()
+    with repeatable_kernels(chosen), contextlib.ExitStack() as held:
+        processes.together(lambda: held.enter_context(run.locked()))
+        if (result := run.read_result()) is not None:
+            progress.notice(f"{run} is finished: nothing to resume")
+            if processes.first:
+                _tidy(run, result)  # it may have been killed just before this
+            return result
         now = describe_environment(chosen, processes=processes.count)
         if changed := differences(environment, now):
             progress.notice(f"not bit-identical to an uninterrupted run: {', '.join(changed)}")
         built = build(kept, seed=environment["seed"], device=chosen, data_dir=data_dir)
-        with contextlib.ExitStack() as held:
-            processes.together(lambda: held.enter_context(run.locked()))
-            return _go(built, run, environment["seed"], progress, processes, save_every, resumed=True)
+        return _go(built, run, environment["seed"], progress, processes, save_every, resumed=True)
 
 
 def _go(
     built: Built,
     run: RunDirectory,
     seed: int,
-    progress: Progress | None,
+    progress: Progress,
     processes: Processes,
     save_every: float,
     *,
     resumed: bool,
 ) -> dict[str, Any]:
-    progress = progress if progress is not None and processes.first else Progress()
     if processes.rank > 0:
         torch.manual_seed(seed + 1_000_003 * processes.rank)  # other dropout masks for other rows
     try:
@@ -163,17 +165,6 @@ def _result(loop: Loop) -> dict[str, Any]:
         "published": None if recipe.published is None else asdict(recipe.published),
         "settings": recipe.values(),
     }
-
-
-@contextlib.contextmanager
-def _processes(device: str | torch.device) -> Iterator[tuple[torch.device, Processes]]:
-    chosen = choose_device(device)
-    processes = join(chosen)
-    try:
-        with repeatable_kernels(chosen):
-            yield chosen, processes
-    finally:
-        processes.close()
 
 
 def _cell_hash(recipe: Recipe) -> str | None:
