@@ -1,14 +1,15 @@
-"""Counts the durable operations of this process below a directory, and ends the process at one of them.
+"""Counts the durable operations of this process below a directory, and lets one of them meet a fault.
 
 An operation is whatever changes the disk: opening a file for writing, fsync, rename, removal, making a directory.
 It is taken where Python does it (audit events and os.fsync), so no code can forget to report one.
 """
 
-# ruff: noqa: PTH100, PTH113, PTH115, PTH120
+# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH120
 # Plain functions on strings: what pathlib opens or asks in between would be counted too.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -30,6 +31,7 @@ class Operations:
         self.unsynced_files: set[str] = set()
         #: Names that changed since their folder was last synced: the content they had before, None if there was none.
         self.unsynced_names: dict[str, bytes | None] = {}
+        self.full = False
         self._fsync = os.fsync
         self._on = True
         os.fsync = self._count_fsync
@@ -46,7 +48,7 @@ class Operations:
         if not self._on:
             return
         if event == "open" and self._ours(args[0]) and isinstance(args[2], int) and args[2] & _WRITING:
-            self._happens()
+            self._happens(needs_room=True)
             self.unsynced_files.add(os.path.abspath(str(args[0])))
         elif event == "os.rename" and self._ours(args[1]):
             self._happens()
@@ -55,7 +57,7 @@ class Operations:
             if source in self.unsynced_files:
                 self.unsynced_files.add(target)
         elif event == "os.mkdir" and self._ours(args[0]):
-            self._happens()
+            self._happens(needs_room=True)
             self.unsynced_names[os.path.abspath(str(args[0]))] = None
         elif event in ("os.remove", "os.rmdir"):
             self._happens()
@@ -63,7 +65,7 @@ class Operations:
     def _count_fsync(self, descriptor: int) -> None:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
         if self._on and self._ours(path):
-            self._happens()
+            self._happens(needs_room=not os.path.isdir(path))
             self.unsynced_files.discard(path)
             for name in [name for name in self.unsynced_names if os.path.dirname(name) == path]:
                 del self.unsynced_names[name]
@@ -75,11 +77,19 @@ class Operations:
             self.unsynced_names[path] = Path(path).read_bytes() if os.path.isfile(path) else None
         self._on = True
 
-    def _happens(self) -> None:
+    def _happens(self, *, needs_room: bool = False) -> None:
         self.count += 1
         if self.count == self.at and self.act is not None:
             self._on = False
             self.act(self)
+            self._on = True
+        if self.full and needs_room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fill_disk(operations: Operations) -> None:
+    """From here on there is no room for anything new."""
+    operations.full = True
 
 
 def kill(operations: Operations) -> None:

@@ -6,7 +6,8 @@ forked child could not go on with.
     python forked_runs.py RECIPE MODE FOLDER FIRST STEP
 
 RECIPE: a name in tiny.RECIPES. MODE: "kill", "power" (unsynced data are lost too), "nested" (the resume is killed as
-well): at operations FIRST, FIRST + STEP, ... until a run ends without one; or "signal": FIRST times SIGTERM.
+well), "full" (the disk has no room from there on): at operations FIRST, FIRST + STEP, ... until a run ends without
+one; or "signal": FIRST times SIGTERM.
 Prints a JSON object: how many points, and what was wrong at which.
 """
 
@@ -32,12 +33,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import durable
 import tiny
 
-from ungated.lab.errors import Interrupted
+from ungated.lab.errors import Interrupted, LabError
 from ungated.lab.training.recipe import Recipe
 from ungated.lab.training.run import RunDirectory
 from ungated.lab.training.train import resume, train
 
 SEED = 7
+REFUSED = 9  # exit status where the run ended with an error of ours, in one line
 
 
 def go(recipe: str, folder: Path) -> None:
@@ -59,6 +61,8 @@ def forked(work: Callable[[], object]) -> int:
             status = 0
         except Interrupted as error:
             status = error.exit_status
+        except LabError as error:
+            status = REFUSED if str(error).count("\n") == 0 else 1
         except BaseException:
             traceback.print_exc()
         finally:
@@ -108,17 +112,19 @@ def faulty(recipe: str, folder: Path, at: int, act: Callable[[durable.Operations
 def main(recipe: str, mode: str, folder: Path, first: int, step: int) -> dict[str, object]:
     wrong: list[str] = []
     expected = whole_run(recipe, folder)
-    act = durable.cut_power if mode == "power" else durable.kill
+    act = {"power": durable.cut_power, "full": durable.fill_disk}.get(mode, durable.kill)
     at, points, faults = first, 0, 0
     while True:
         run = folder / "run"
         shutil.rmtree(run, ignore_errors=True)
         status = faulty(recipe, run, at, act)
-        if os.WIFEXITED(status):
-            if os.WEXITSTATUS(status) != 0:
-                wrong.append(f"{at}: run without a fault failed")
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             break
         points += 1
+        if mode == "full" and os.waitstatus_to_exitcode(status) != REFUSED:
+            wrong.append(f"{at}: not refused in one line")
+        if mode == "full" and list(run.rglob(".*")):
+            wrong.append(f"{at}: temporary files are left")
         inner = first if mode == "nested" else 0
         while mode == "nested":
             faults += 1

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on to the end of one that was never killed, bit for bit.
+"""Killed at any moment, out of disk at any, a run goes on to the end of an undisturbed one, bit for bit.
 
 UNGATED_FAULTS=full tries every durable operation instead of a spread of them.
 """
@@ -48,6 +48,13 @@ def test_power_lost_with_all_that_was_not_synced(tmp_path: Path) -> None:
     found = faults("music", "power", tmp_path, 4, 1 if FULL else 15)
     assert found["wrong"] == []
     assert found["points"] >= 10
+
+
+@pytest.mark.timeout(3600 if FULL else 300)
+def test_no_room_on_the_disk(tmp_path: Path) -> None:
+    found = faults("music", "full", tmp_path, 2, 1 if FULL else 15)
+    assert found["wrong"] == []
+    assert found["points"] >= 8
 
 
 @pytest.mark.timeout(3600 if FULL else 300)

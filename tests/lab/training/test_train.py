@@ -385,6 +385,38 @@ def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load_model(finished)
 
 
+ELMAN = """
+import torch
+from ungated.cells import Cell
+class Elman(Cell):
+    def __init__(self, input_size, hidden_size, *, gain=0.5):
+        super().__init__(input_size, hidden_size)
+        self.W = torch.nn.Parameter(gain * torch.randn(input_size + hidden_size, hidden_size))
+    def step(self, drive, state, noise=None):
+        h = torch.tanh(torch.cat([drive, state], dim=-1) @ self.W)
+        return h, h
+"""
+
+
+def test_a_cell_of_ones_own_is_named_again_to_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "elman.py"
+    file.write_text(ELMAN)
+    cell = f"{file}:Elman"
+    text = tiny.MUSIC.replace('name = "gru"\nrecurrent_dropout = 0.3', 'name = "elman"')
+    made = Recipe.from_toml(text, cell=cell)
+    train(RunDirectory(tmp_path / "whole"), made)
+    run = interrupted(tmp_path / "run", made)
+    with pytest.raises(RecipeError, match=r"elman.*--cell"):
+        resume(run)
+    file.write_text(ELMAN.replace("tanh", "sigmoid"))
+    with pytest.raises(CheckpointError, match="the file of the cell elman has changed"):
+        resume(run, cell=cell)
+    file.write_text(ELMAN)
+    resume(run, cell=cell)
+    assert same_outcome(tmp_path / "whole", run.path)
+    assert evaluate_run(run, cell=cell) == (run.read_result() or {})["metrics"]
+
+
 def test_another_machine_is_a_notice(tmp_path: Path) -> None:
     run = interrupted(tmp_path, recipe())
     run.write_environment(run.read_environment() | {"torch": "2.8.0", "threads": 64})
