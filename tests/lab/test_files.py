@@ -62,6 +62,22 @@ def test_operations_come_in_the_order_that_survives_a_power_cut(
     assert seen == OPERATIONS
 
 
+def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        fsync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc to see which file is synced")
+    monkeypatch.setattr(os, "fsync", watched)
+    atomic_write_text(tmp_path / "a", "x")
+    assert [name == tmp_path.name for name in synced] == [False, True]
+    assert synced[0].startswith(".a-")
+
+
 @pytest.mark.parametrize("n", range(len(OPERATIONS)))
 def test_killed_at_operation(n: int, tmp_path: Path) -> None:
     path = tmp_path / "state"

@@ -202,6 +202,24 @@ def test_zip_that_lies_about_its_sizes() -> None:
         everything(bytes(content), max_bytes=1000)
 
 
+def test_zip_that_claims_more_than_it_has() -> None:
+    content = bytearray(make_zip(("a", b"x" * 10)))
+    central = content.index(b"PK\x01\x02")
+    for offset in (22, central + 24):
+        content[offset : offset + 4] = (11).to_bytes(4, "little")
+    with pytest.raises(DataError, match=r"'a' does not have the 11 bytes it claims"):
+        everything(bytes(content))
+
+
+def test_damage_after_the_last_member_of_a_tar() -> None:
+    """The checksum of a compressed stream is at its very end, far beyond what tar itself reads."""
+    content = bytearray(gzip.compress(make_tar(tar_member("a")) + bytes(3 << 20)))
+    assert everything(bytes(content)) == {"a": b"x"}
+    content[-6] ^= 1
+    with pytest.raises(DataError, match=r"damaged"):
+        everything(bytes(content))
+
+
 def test_tar_header_that_claims_a_long_name() -> None:
     """A member whose "long name" is gigabytes long: the stream's own limit stops it."""
     header = tar_member("././@LongLink", 1 << 33, tarfile.GNUTYPE_LONGNAME).tobuf(tarfile.GNU_FORMAT)

@@ -81,8 +81,12 @@ def test_a_folder(tmp_path: Path) -> None:
     data = data_set.load()
     assert isinstance(data, MusicData)
     assert data_set.verify().counts == {
-        "train songs": 16, "valid songs": 2, "test songs": 2,
-        "train frames": 128, "valid frames": 16, "test frames": 16,
+        "train songs": 16,
+        "valid songs": 2,
+        "test songs": 2,
+        "train frames": 128,
+        "valid frames": 16,
+        "test frames": 16,
     }
     keys = [int(np.flatnonzero(song[0])[0]) + 21 for song in (*data.train, *data.valid, *data.test)]
     assert sorted(keys) == list(range(40, 60))
@@ -135,6 +139,10 @@ END = b"\x00\xff\x2f\x00"
 
 HOSTILE = {
     "endless number": (header() + track(b"\xff" * 320_000), r"a time is a number of more than four bytes at byte 22"),
+    "five bytes": (
+        header() + track(b"\x81\x80\x80\x80\x00\x90\x3c\x40" + END),
+        r"a time is a number of more than four bytes",
+    ),
     "endless length": (header() + track(b"\x00\xff\x01" + b"\x80" * 50_000), r"a length is a number of more than four"),
     "running status at the start": (
         header() + track(b"\x00\x3c\x40"),

@@ -351,24 +351,41 @@ from pathlib import Path
 from ungated.lab.data.store import DataFile, fetch, read
 directory, url, sha256, size = sys.argv[1:]
 file = DataFile("set/file.txt", (url,), "sha256:" + sha256, int(size))
+print("ready", flush=True)
 fetch(Path(directory), file)
 assert len(read(Path(directory), file)) == file.size
 """
 
 
 def test_processes_that_want_the_same_file_wait_for_one_another(server: Server, tmp_path: Path) -> None:
-    def slowly(request: BaseHTTPRequestHandler) -> None:
-        time.sleep(0.5)
+    go = threading.Event()
+
+    def first_never(request: BaseHTTPRequestHandler) -> None:
+        if len(server.asked) == 1:
+            go.wait(60)
         sends(CONTENT)(request)
 
-    url = server.url("/f", slowly)
+    url = server.url("/f", first_never)
     command = [sys.executable, "-c", FETCHER, str(tmp_path), url, SHA256, str(len(CONTENT))]
-    first = subprocess.Popen(command)
+
+    def start() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    first = start()
     while not server.asked:
         time.sleep(0.01)
-    others = [subprocess.Popen(command) for _ in range(2)]
+    others = [start() for _ in range(2)]
+    time.sleep(0.5)  # both wait for the lock by now
+    assert server.asked == ["/f"]
+    assert [process.poll() for process in others] == [None, None]
     first.kill()  # in mid-download: one of the others takes over
-    assert first.wait() != 0
-    assert [process.wait() for process in others] == [0, 0]
+    first.communicate()
+    for process in others:
+        process.communicate()
+    go.set()
+    assert [process.returncode for process in others] == [0, 0]
     assert server.asked == ["/f", "/f"]
     assert names(tmp_path) == ["set", "set/file.txt"]
