@@ -233,6 +233,15 @@ def test_lock_in_no_folder(tmp_path: Path) -> None:
         FileLock(tmp_path / "missing" / "lock").acquire()
 
 
+def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(LabError, match=r"cannot lock .*run.lock: No locks available"):
+        FileLock(tmp_path / "run.lock").acquire()
+
+
 def test_waiting_locks_that_go_away_exclude_each_other(tmp_path: Path) -> None:
     """Each of 4 processes adds 1 to a counter 50 times under a lock whose file is removed on release."""
     counter = tmp_path / "counter"

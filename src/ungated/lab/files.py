@@ -177,6 +177,9 @@ class FileLock:
                 raise RunBusyError(
                     f"{self.what} is in use by {holder}; wait for it to end, or choose another"
                 ) from None
+            except OSError as error:  # file systems without locks
+                file.close()
+                raise _refused(self.path, 0, error, "lock") from error
             except BaseException:
                 file.close()
                 raise
@@ -224,8 +227,8 @@ def _holder(content: bytes) -> str:
         return "another process"
 
 
-def _refused(path: Path, written: int, error: OSError) -> LabError:
-    message = f"cannot write {path}: {error.strerror or error}"
+def _refused(path: Path, written: int, error: OSError, what: str = "write") -> LabError:
+    message = f"cannot {what} {path}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         try:
             free = f"{shutil.disk_usage(path.parent).free:,} bytes free"

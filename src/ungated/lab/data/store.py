@@ -189,7 +189,7 @@ def _from_address(url: str, file: DataFile, folder: Path, progress: Progress | N
         # No checksum for pooch: ours are of the plain content, and the message has to say more than pooch's.
         place = pooch.retrieve(address, known_hash=None, fname="download", path=folder, downloader=downloader)
     except (OSError, ValueError) as error:  # those of requests are among them
-        raise DataError(f"download failed: {_short(error)}") from error
+        raise DataError(f"download failed: {_reason(error)}") from error
     with Path(place).open("rb") as opened:
         if member:
             found = read_archive(opened, address, lambda name: name.removeprefix("./") == member)
@@ -230,9 +230,14 @@ class _Watch:
         pass
 
 
-def _short(error: Exception) -> str:
-    text = str(error)
-    return text if len(text) < 200 else text[:200] + "…"
+def _reason(error: BaseException) -> str:
+    """What lies at the bottom of an error of requests: it wraps those of urllib3, with all addresses repeated."""
+    inner: object = error
+    while isinstance(inner, BaseException):
+        error = inner
+        inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+    text = str(error).split(" for url")[0]
+    return text.split("): ", 1)[-1][:200] or type(error).__name__
 
 
 def check(directory: Path, file: DataFile) -> str:
