@@ -21,7 +21,8 @@ def shape_id(shape: tuple[int, ...]) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
 @pytest.mark.parametrize("name", CASES)
-def test_scan_equals_transcription(name: str, shape: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize("path", ["reference", "auto"])
+def test_scan_equals_transcription(path: str, name: str, shape: tuple[int, int, int, int]) -> None:
     T, B, m, n = shape
     case = CASES[name]
     cell = case.build(m, n)
@@ -32,7 +33,7 @@ def test_scan_equals_transcription(name: str, shape: tuple[int, int, int, int]) 
 
     with torch.no_grad():
         drive = cell.project(torch.from_numpy(x), noise)
-        features, last = scan(cell, drive, as_torch(state), noise)
+        features, last = scan(cell, drive, as_torch(state), noise, backend=path)
         output = cell.readout(features)
 
     for got, want in zip((output.numpy(), *as_numpy(last)), expected, strict=True):
