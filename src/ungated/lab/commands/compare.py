@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from ungated.lab.commands.options import AsJson, DataDir, Debug, Device, Quiet, Words, name_and_settings
+from ungated.lab.commands.options import (
+    AsJson,
+    Csv,
+    DataDir,
+    Debug,
+    Device,
+    Midi,
+    Quiet,
+    Text,
+    Words,
+    name_and_settings,
+)
 from ungated.lab.commands.output import note, say, say_json, say_table
 from ungated.lab.errors import UsageError
 
@@ -34,6 +45,9 @@ def compare(
         Path | None,
         typer.Option("--out", help="Directory of the comparison; else runs/compare-NAME.", show_default=False),
     ] = None,
+    text: Text = None,
+    midi: Midi = None,
+    csv: Csv = None,
     device: Device = "cpu",
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -50,7 +64,7 @@ def compare(
     from ungated.lab.training.build import choose_device
     from ungated.lab.workers import default_workers
 
-    name, settings = name_and_settings(words)
+    name, settings = name_and_settings(words, text=text, midi=midi, csv=csv)
     if name is None:
         raise UsageError("say on which data set to compare, as in `ungated compare digits`")
     choose_device(device)

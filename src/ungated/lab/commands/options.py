@@ -37,9 +37,22 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="On an error, show the Python traceback.")]
 
 
-def name_and_settings(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """The one word that is no key=value, or None, and the settings; UsageError for two such words."""
+Text = Annotated[Path | None, typer.Option("--text", help="Instead of NAME: a text file of yours.", show_default=False)]
+Midi = Annotated[
+    Path | None, typer.Option("--midi", help="Instead of NAME: a folder of MIDI files of yours.", show_default=False)
+]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", help="Instead of NAME: a CSV file of numbers of yours.", show_default=False)
+]
+
+
+def name_and_settings(words: Sequence[str] | None, **own: Path | None) -> tuple[str | None, list[str]]:
+    """What is named (a data set, a recipe, or KIND:PATH for one's own data), or None, and the settings.
+
+    own: paths by kind. Raises UsageError where two things are named.
+    """
     names = [word for word in words or () if "=" not in word]
+    names += [f"{kind}:{path}" for kind, path in own.items() if path is not None]
     if len(names) > 1:
         raise UsageError(
             f"{names[0]} and {names[1]} are two names: give one data set or recipe, its cell with --cell,"

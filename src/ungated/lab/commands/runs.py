@@ -12,11 +12,14 @@ import typer
 from ungated.lab.commands.options import (
     AsJson,
     CellName,
+    Csv,
     DataDir,
     Debug,
     Device,
+    Midi,
     Quiet,
     Seed,
+    Text,
     Words,
     name_and_settings,
 )
@@ -39,6 +42,9 @@ Out = Annotated[
 def train(
     words: Words = None,
     cell: CellName = None,
+    text: Text = None,
+    midi: Midi = None,
+    csv: Csv = None,
     seed: Seed = 0,
     device: Device = "cpu",
     out: Out = None,
@@ -55,7 +61,7 @@ def train(
     from ungated.lab.training.run import RunDirectory
     from ungated.lab.training.train import train as train_run
 
-    name, settings = name_and_settings(words)
+    name, settings = name_and_settings(words, text=text, midi=midi, csv=csv)
     if name is None:
         raise UsageError("say what to train, as in `ungated train jsb --cell rru`; `ungated show` lists the recipes")
     recipe = load_recipe(name, cell, settings)

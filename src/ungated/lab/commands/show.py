@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ungated.lab.commands.options import AsJson, CellName, DataDir, Debug, Words, name_and_settings
+from ungated.lab.commands.options import AsJson, CellName, Csv, DataDir, Debug, Midi, Text, Words, name_and_settings
 from ungated.lab.commands.output import note, published_line, say, say_json, say_table
 from ungated.lab.errors import DataError, UsageError
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 def show(
     words: Words = None,
     cell: CellName = None,
+    text: Text = None,
+    midi: Midi = None,
+    csv: Csv = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -28,7 +31,7 @@ def show(
     """
     from ungated.lab.training.recipe import load_recipe
 
-    name, settings = name_and_settings(words)
+    name, settings = name_and_settings(words, text=text, midi=midi, csv=csv)
     if name is None:
         if cell is not None or settings:
             raise UsageError("say which data set or recipe to show, as in `ungated show jsb --cell rru`")

@@ -135,6 +135,8 @@ def read_run(path: str | Path) -> Record:
     source = recipe.get("source", {})
     if "cell.name" in source:  # FILE.py:Class: the class is what matters elsewhere, the folder is not
         source["cell.name"] = Path(source["cell.name"]).name
+    if ":" in recipe["dataset"]:  # one's own data by its path: the name is in the result
+        recipe["dataset"] = result["dataset"]
     return Record(
         result=result,
         recipe=recipe,
