@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ungated.lab.data import DATASETS
 from ungated.lab.errors import LabError, RecipeError, UsageError
 from ungated.lab.tasks import TASKS
 from ungated.lab.tasks.task import Task
@@ -56,7 +55,7 @@ def build(
 def build_task(recipe: Recipe, data_dir: str | Path | None = None, *, data: Any = None) -> Task:
     """The recipe's task on its data, loaded unless given. Raises RecipeError, UsageError, DataError."""
     if data is None:
-        data = DATASETS[recipe.dataset].load(data_dir, recipe.data)
+        data = recipe.data_set.load(data_dir, recipe.data)
     kind = TASKS[recipe.kind]
     return kind(data, recipe.task, batch_size=recipe.training.batch_size, protocol=recipe.protocol)
 
@@ -106,6 +105,9 @@ def choose_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f'there is no device "{device}": use cpu or cuda') from error
+    # Others have random generators of their own, which a training state would have to keep.
+    if chosen.type not in ("cpu", "cuda"):
+        raise UsageError(f'runs on a device "{device}" are not supported: use cpu or cuda')
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError(f'the device "{device}" cannot be used: torch finds no GPU here; use --device cpu')
@@ -113,4 +115,4 @@ def choose_device(device: str | torch.device) -> torch.device:
         if index >= torch.cuda.device_count():
             raise UsageError(f'the device "cuda:{index}" cannot be used: there are {torch.cuda.device_count()} GPUs')
         return torch.device("cuda", index)
-    return chosen
+    return torch.device("cpu")
