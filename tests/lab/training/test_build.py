@@ -91,7 +91,7 @@ def test_a_cell_of_ones_own_is_built() -> None:
     assert any(isinstance(module, Elman) for module in made.model.modules())
 
 
-@pytest.mark.parametrize("name", ["banana", "cpu:x", "cuda:99" if CUDA else "cuda"])
+@pytest.mark.parametrize("name", ["banana", "cpu:x", "meta", "mps", "cuda:99" if CUDA else "cuda"])
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(UsageError, match=f'device "{name}"'):
         choose_device(name)
