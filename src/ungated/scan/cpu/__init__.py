@@ -1,0 +1,60 @@
+"""Cells along time by a small C++ library, compiled at first use: float32 on the CPU.
+
+engine/ holds the source, one file a cell beside what they share: vec.h one register, product.h packed products,
+team.h threads. compiler.py makes a library of it, library.py calls it, and each cell's file here stands between the
+library and torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ungated.cells import CELLS, RRUCell
+from ungated.cells.cell import Cell
+from ungated.scan.cpu.compiler import Unavailable
+from ungated.scan.cpu.library import engine
+from ungated.scan.cpu.rru import rru_scan
+
+SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {RRUCell: rru_scan}
+
+_logger = logging.getLogger("ungated")
+_said: set[str] = set()
+
+
+def why_not_cpu(cell: Cell, known: type[Cell], drive: Tensor) -> str:
+    """Why the engine cannot run what the torch operators can; empty if it can. Compiles it, if it has not been yet.
+
+    known: the cell of SCANS whose step `cell` has.
+    """
+    if drive.device.type != "cpu" or drive.dtype != torch.float32:
+        return "it runs float32 on the CPU only"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    if getattr(cell, "output_relu", False):
+        return "it has no ReLU over c"
+    return str(unavailable(known))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def unavailable(known: type[Cell]) -> str:
+    """Why there is no library of this cell in this process, empty if there is: found out once, said once."""
+    return _tried(next(name for name, cell in CELLS.items() if cell is known))
+
+
+@cache
+def _tried(name: str) -> str:
+    try:
+        engine(name)
+    except Unavailable as error:
+        reason = str(error)
+        if reason not in _said:
+            _said.add(reason)
+            _logger.warning("the CPU engine is not available, a slower path runs instead: %s", reason)
+        return reason
+    return ""

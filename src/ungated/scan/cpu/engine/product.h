@@ -1,0 +1,153 @@
+// rows x K times K x N, with the K x N weights packed once and multiplied many times.
+//
+// Packed weights are panels of NV registers' width; a panel's K rows lie one after another, so that the innermost loop
+// reads weights as one stream. Gates of one unit can be brought side by side in a panel, and so meet in the epilogue.
+#pragma once
+#include "vec.h"
+
+// Rows of the widest tile: rows * NV accumulators, NV weights and one broadcast fill the registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int most_rows(int NV) { return NV == 2 ? 14 : NV == 3 ? 8 : 6; }
+#else
+constexpr int most_rows(int NV) { return NV == 2 ? 6 : NV == 3 ? 4 : 3; }
+#endif
+
+constexpr int WIDE = 2;         // registers of a panel where gates do not say otherwise
+constexpr int TILE_ROWS = 64;   // rows whose results stay in the first-level cache until the epilogue
+constexpr int K_BLOCK = 160;    // rows of a panel that stay there while all rows of the tile use them
+
+// c (+)= a b for one block of rows; with every row of b, the line at `next` is fetched and `next` moves on by `step`.
+typedef void Kernel(const float* a, int64_t lda, const float* b, int K, float* c, bool add, const float* next, int step);
+
+template <int NV, int MR>
+static void kernel(const float* __restrict a, int64_t lda, const float* __restrict b, int K, float* __restrict c, bool add,
+                   const float* next, int step) {
+  constexpr int P = NV * W;
+  constexpr int CHAINS = NV * MR >= 8 ? 1 : NV * MR >= 4 ? 2 : 4;  // few accumulators would wait for each other
+  vec acc[CHAINS][MR][NV];
+#pragma GCC unroll 64
+  for (int u = 0; u < CHAINS; u++)
+#pragma GCC unroll 64
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 64
+      for (int v = 0; v < NV; v++) acc[u][i][v] = u == 0 && add ? load(c + i * P + v * W) : vec{};
+  int k = 0;
+  for (; k + CHAINS <= K; k += CHAINS)
+#pragma GCC unroll 64
+    for (int u = 0; u < CHAINS; u++) {
+      const float* row = b + (k + u) * P;
+      vec w[NV];
+#pragma GCC unroll 64
+      for (int v = 0; v < NV; v++) w[v] = load(row + v * W);
+      __builtin_prefetch(next, 0, 2);
+      next += step;
+#pragma GCC unroll 64
+      for (int i = 0; i < MR; i++) {
+        vec x = all(a[i * lda + k + u]);
+#pragma GCC unroll 64
+        for (int v = 0; v < NV; v++) acc[u][i][v] += x * w[v];
+      }
+    }
+  for (; k < K; k++)
+#pragma GCC unroll 64
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 64
+      for (int v = 0; v < NV; v++) acc[0][i][v] += a[i * lda + k] * load(b + k * P + v * W);
+#pragma GCC unroll 64
+  for (int i = 0; i < MR; i++)
+#pragma GCC unroll 64
+    for (int v = 0; v < NV; v++) {
+#pragma GCC unroll 64
+      for (int u = 1; u < CHAINS; u++) acc[0][i][v] += acc[u][i][v];
+      store(c + i * P + v * W, acc[0][i][v]);
+    }
+}
+
+template <int NV, int MR>
+static Kernel* kernel_for(int rows) {
+  if constexpr (MR == 0) return nullptr;
+  else return rows == MR ? &kernel<NV, MR> : kernel_for<NV, MR - 1>(rows);
+}
+
+// Where packed weights come from. Column `c` of gate `q` at row `k` is source[q][k * ld + c], or [c * ld + k] with
+// `transposed`. A product over several stacked matrices packs each at its own first row.
+struct Source {
+  const float* gate[4];
+  int64_t ld;
+  bool transposed;
+  const float* column_scale;  // may be null
+  const float* row_scale;     // may be null
+};
+
+// Weights K x (gates * units): panel p holds, gate after gate, the units [p * width, p * width + width).
+template <int NV, int GATES = 1>
+struct Weights {
+  static constexpr int P = NV * W, width = P / GATES;
+  float* data;
+  int64_t K, units;
+
+  static int64_t panels_of(int64_t units) { return (units + width - 1) / width; }
+  static int64_t size(int64_t K, int64_t units) { return panels_of(units) * K * P; }
+  int64_t panels() const { return panels_of(units); }
+  float* panel(int64_t p) const { return data + p * K * P; }
+
+  void pack(const Source& source, int64_t first_row, int64_t rows, int64_t p0, int64_t p1) const {
+    for (int64_t p = p0; p < p1; p++)
+      for (int q = 0; q < GATES; q++) {
+        int64_t column = p * width, count = units - column < width ? units - column : width;
+        float* out = panel(p) + first_row * P + q * width;
+        const float* in = source.gate[q];
+        if (!source.transposed) {
+          for (int64_t k = 0; k < rows; k++, out += P) {
+            float scale = source.row_scale ? source.row_scale[k] : 1.0f;
+            for (int64_t c = 0; c < width; c++) {
+              float x = c < count ? in[k * source.ld + column + c] * scale : 0.0f;
+              out[c] = source.column_scale && c < count ? x * source.column_scale[column + c] : x;
+            }
+          }
+        } else {
+          for (int64_t k0 = 0; k0 < rows; k0 += 16)  // square blocks: both sides stay in the cache
+            for (int64_t c = 0; c < width; c++)
+              for (int64_t k = k0; k < rows && k < k0 + 16; k++) {
+                float x = c < count ? in[(column + c) * source.ld + k] : 0.0f;
+                if (source.row_scale) x *= source.row_scale[k];
+                out[k * P + c] = source.column_scale && c < count ? x * source.column_scale[column + c] : x;
+              }
+        }
+      }
+  }
+};
+
+struct Nothing {
+  void operator()(int64_t, int64_t, int64_t) const {}
+};
+
+// For every row in [0, rows) and panel in [p0, p1): after(row, panel, results of that row and panel), the gates side
+// by side. before(first row, last row, panel) comes ahead of the work on some rows: the place to fetch what `after` needs.
+template <int NV, int GATES, class After, class Before = Nothing>
+static void product(const float* a, int64_t lda, int64_t rows, const Weights<NV, GATES>& weights, int64_t p0, int64_t p1,
+                    After after, Before before = Before{}) {
+  constexpr int P = NV * W, MOST = most_rows(NV);
+  alignas(64) float tile[TILE_ROWS * P];
+  for (int64_t p = p0; p < p1; p++)
+    for (int64_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+      int64_t count = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
+      int64_t blocks = (count + MOST - 1) / MOST;
+      for (int64_t k = 0; k < weights.K; k += K_BLOCK) {
+        int length = static_cast<int>(weights.K - k < K_BLOCK ? weights.K - k : K_BLOCK);
+        const float* now = weights.panel(p) + k * P;
+        // The blocks of rows share the work of fetching what comes after these weights: at one line a step, evenly.
+        const float* next = now + length * P;
+        const int step = W * (blocks < NV ? NV / static_cast<int>(blocks) : 1);
+        for (int64_t block = 0, row = 0; block < blocks; block++) {
+          int64_t height = (count - row) / (blocks - block);  // equal heights: no thin rest
+          if (k == 0) before(r0 + row, r0 + row + height, p);
+          kernel_for<NV, MOST>(static_cast<int>(height))(a + (r0 + row) * lda + k, lda, now, length, tile + row * P,
+                                                         k > 0, next, step);
+          next += length * P / blocks;
+          row += height;
+        }
+      }
+      for (int64_t i = 0; i < count; i++) after(r0 + i, p, tile + i * P);
+    }
+}

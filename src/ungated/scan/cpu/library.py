@@ -1,0 +1,98 @@
+"""The compiled engine as Python calls it: plain pointers through ctypes, on torch's own threads."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ungated.scan.cpu.compiler import Unavailable, library_file
+
+#: The members of each cell's structure of arguments, in the order of engine/*.cpp; *name is a double.
+_FIELDS = {
+    "rru": "T B n g inner normalize *epsilon drive h0 mask mask_step lengths W_h W_c W_k b_k s Z Zb weights d h h_step "
+    "a r y grad_d grad_h grad_a grad_z grad_c grad_h0",
+}
+
+
+@cache
+def engine(cell: str) -> Engine:
+    """The library of a cell, loaded once. Raises Unavailable."""
+    return Engine(cell)
+
+
+def thread_count() -> int:
+    return torch.get_num_threads()
+
+
+class _OpenMP(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("parallel", "thread", "threads")]
+
+
+class Engine:
+    """One cell's library: `scan` runs it along time."""
+
+    def __init__(self, cell: str) -> None:
+        try:
+            library = ctypes.CDLL(str(library_file(cell)))
+            self._size, self._weights, self._scan = (library[f"{cell}_{name}"] for name in ("size", "weights", "scan"))
+        except (OSError, AttributeError) as error:
+            raise Unavailable(f"the library could not be loaded: {error}") from error
+        for function in (self._size, self._weights):
+            function.restype = ctypes.c_int64
+        types = {True: ctypes.c_double, False: ctypes.c_int64}
+        members = [(name.lstrip("*"), types[name.startswith("*")]) for name in _FIELDS[cell].split()]
+        self._Arguments = type("Arguments", (ctypes.Structure,), {"_fields_": members})
+        if self._size() != ctypes.sizeof(self._Arguments):
+            raise Unavailable("the library is of another version")
+        self._omp = _openmp()
+
+    def scan(self, *, backward: bool, **arguments: Tensor | float | None) -> None:
+        """Run the scan. Tensors are float32 or integers, those for results contiguous; None is a null pointer.
+
+        Raises MemoryError.
+        """
+        dense = {name: _dense(value) for name, value in arguments.items()}
+        x = self._Arguments(**{name: v.data_ptr() if isinstance(v, Tensor) else v or 0 for name, v in dense.items()})
+        weights = torch.empty(self._weights(ctypes.byref(x)))
+        on_huge_pages(weights)
+        x.weights = weights.data_ptr()
+        if self._scan(ctypes.byref(x), backward, thread_count(), 0, ctypes.byref(self._omp)):
+            raise MemoryError("no memory or no thread for a scan")
+
+
+def mask_step(noise: Tensor | None) -> int:
+    """How far apart the masks of two time steps lie in memory; 0: one mask for all."""
+    return 0 if noise is None or len(noise) == 1 else noise[0].numel()
+
+
+def _dense(value: Tensor | float | None) -> Tensor | float | None:
+    if not isinstance(value, Tensor):
+        return value
+    return value.contiguous() if value.is_floating_point() else value.long().contiguous()
+
+
+_HUGE_PAGE, _MADV_HUGEPAGE = 1 << 21, 14
+
+
+def on_huge_pages(*tensors: Tensor) -> None:
+    """Ask Linux for large pages under fresh tensors: else their first use costs more in page faults than in writing."""
+    for tensor in tensors:
+        start = -(-tensor.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+        length = tensor.data_ptr() + tensor.nbytes - start
+        if sys.platform == "linux" and length >= _HUGE_PAGE:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_HUGEPAGE)
+
+
+@cache
+def _openmp() -> _OpenMP:
+    """OpenMP of this process, torch's; with null pointers, where there is none, the engine starts threads."""
+    process = ctypes.CDLL(None)
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    try:
+        return _OpenMP(*(ctypes.cast(process[name], ctypes.c_void_p) for name in names))
+    except AttributeError:
+        return _OpenMP()
