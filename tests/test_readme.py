@@ -36,7 +36,9 @@ def blocks(language: str) -> list[str]:
 def shell_lines() -> list[str]:
     """Every command of the sh blocks, and of the README's table of commands."""
     lines = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [*filter(None, lines), *re.findall(r"^\| `(ungated [^`]*)`", README, re.MULTILINE)]
+    lines += re.findall(r"^\| `(ungated [^`]*)`", README, re.MULTILINE)
+    lines += [f"ungated {words}" for words in re.findall(r"-m ungated ([^`]*)`", README)]
+    return [*filter(None, lines)]
 
 
 def lines_of(program: str) -> list[str]:
@@ -71,12 +73,14 @@ def parsed(line: str) -> tuple[str, dict[str, Any]]:
 @pytest.mark.parametrize("line", lines_of("ungated"))
 def test_ungated_commands_are_understood(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, arguments = parsed(line)
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("What a person reads here is tried. " * 20, encoding="utf-8")
+    own = {kind: arguments.get(kind) for kind in ("text", "midi", "csv")}
     if name in ("train", "show"):
-        dataset, settings = name_and_settings(arguments["words"])
+        dataset, settings = name_and_settings(arguments["words"], **own)
         if dataset is not None:
             load_recipe(dataset, arguments["cell"], settings)
     if name == "compare":
-        monkeypatch.chdir(tmp_path)
         for block in blocks("python"):
             if named := re.match(r"# (\w+\.py)\n", block):
                 Path(named[1]).write_text(block, encoding="utf-8")

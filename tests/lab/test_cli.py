@@ -101,6 +101,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "jsb"], "choose one of"),
         (["train", "jsb", "rru"], "--cell"),
         (["train"], "say what to train"),
+        (["train", "jsb", "--text", "book.txt"], "two names"),
         (["train", "jsb", "--cell", "rru", "--seed", "minus"], "--seed"),
         (["train", "jsb", "--cell", "rru", "--data-dir", "nowhere"], "nowhere"),
         (["train", "jsb", "--cell", "nowhere.py:Cell"], "nowhere.py"),
@@ -178,6 +179,36 @@ def test_a_loss_that_is_not_finite_is_a_failure_with_a_result(
     words = ["train", str(tiny_recipe), "--cell", "cells.py:Exploding", "--quiet", "--out", "run"]
     assert "training diverged: the loss is not finite" in fails(capsys, 1, *words)
     assert json.loads(Path("run/result.json").read_text())["stopped"] == "diverged"
+
+
+def test_a_text_of_ones_own_and_monte_carlo_samples_that_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my book.txt").write_text("the cat sat on the mat; a dog ran home. " * 60, encoding="utf-8")
+    words = ["train", "--text", "my book.txt", "--cell", "gru", "parameters=2K", "embedding_size=8", "window=20"]
+    words += ["batch_size=8", "max_epochs=1", "embedding_dropout=0.2", "--json", "--quiet"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["dataset"], result["metric"]) == ("text-my-book", "bits_per_char")
+    assert result["parameters"] <= 2000
+
+    sampled = []
+    for count in ("2", "3"):
+        assert main(["evaluate", result["run"], "--mc-samples", count, "--json", "--quiet"]) == 0
+        sampled.append(json.loads(capsys.readouterr().out))
+    assert [entry["metrics"]["samples"] for entry in sampled] == [2, 3]
+    assert len(list(Path(sampled[1]["samples_kept_in"]).glob("*.npy"))) == 3
+    assert main(["evaluate", result["run"], "--mc-samples", "3"]) == 0
+    assert "bits per character of 3 averaged passes" in capsys.readouterr().out
+    assert "valid or test" in fails(capsys, 2, "evaluate", result["run"], "--mc-samples", "1", "--split", "train")
+
+    assert main(["report", result["run"], "--collect"]) == 0
+    for kept in Path("results").rglob("*.json"):
+        assert str(Path.cwd()) not in kept.read_text()
+
+
+def test_monte_carlo_is_for_language_models(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tiny_recipe), "max_epochs=1", "--quiet", "--out", "run"]) == 0
+    capsys.readouterr()
+    assert "language models" in fails(capsys, 2, "evaluate", "run", "--mc-samples", "2")
 
 
 def test_ctrl_c_saves_and_the_resumed_run_is_the_uninterrupted_one(tiny_recipe: Path) -> None:
