@@ -33,6 +33,8 @@ def test_windows_lie_with_their_targets_within_the_stream() -> None:
 def test_rows_are_cut_from_the_stream_of_symbols() -> None:
     # 23 symbols in 2 rows of 11: (11 - 1) // 4 = 2 windows each, starting at 0 and 11.
     assert row_starts(23, 2, 4).tolist() == [[0, 11], [4, 15]]
+    # Rows of 8: the second window would have no target for its last symbol.
+    assert row_starts(16, 2, 4).tolist() == [[0, 8]]
     assert len(row_starts(1, 2, 4)) == 0
 
 

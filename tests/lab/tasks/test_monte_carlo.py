@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ungated import RNN
-from ungated.cells import CELLS
+from ungated.cells import CELLS, Cell
+from ungated.cells.cell import Noise
 from ungated.lab.data.families import LanguageData
 from ungated.lab.errors import CheckpointError, RunError, UsageError
 from ungated.lab.tasks.language import LanguageTask
@@ -123,6 +124,45 @@ def test_masks_of_single_steps_stay_fresh(cell: str) -> None:
     assert first.cells[0].shape[0] == 30  # type: ignore[union-attr]
     assert not torch.equal(first.cells[0], second.cells[0])  # type: ignore[arg-type]
     draw_passes(model, task_of().data.test, 0, 0, 2, "type")
+
+
+class Mixed(Cell):
+    """Own cell with a mask for the whole sequence and one for every step; `alone` has the first alone."""
+
+    def __init__(self, input_size: int, hidden_size: int, alone: bool = False) -> None:
+        super().__init__(input_size, hidden_size)
+        self.alone = alone
+        self.W = torch.nn.Parameter(torch.randn(input_size, hidden_size))
+
+    def noise(self, time: int, batch: int) -> Noise:
+        held, fresh = torch.rand(1, batch, self.hidden_size), torch.rand(time, batch, self.hidden_size)
+        return held if self.alone else (held, fresh)
+
+    def project(self, x: torch.Tensor, noise: Noise = None) -> torch.Tensor:
+        return x @ self.W
+
+    def step(self, drive: torch.Tensor, state: Any, noise: Any = None) -> tuple[torch.Tensor, Any]:
+        state = torch.tanh(drive + state)
+        return state, state
+
+
+def test_masks_of_sequences_are_held_beside_masks_of_steps() -> None:
+    ids = torch.zeros(4, 2, dtype=torch.int64)
+    held = PassMasks(LanguageModel(lambda m: RNN(Mixed, m, 5), SYMBOLS), 2, "type")
+    (first,), (second,) = held.of(ids).cells, held.of(ids).cells  # type: ignore[misc]
+    assert torch.equal(first[0], second[0])  # type: ignore[index]
+    assert not torch.equal(first[1], second[1])  # type: ignore[index]
+    assert first[1].shape == (4, 2, 5)  # type: ignore[index]
+    alone = PassMasks(LanguageModel(lambda m: RNN(Mixed, m, 5, alone=True), SYMBOLS), 2, "type")
+    (first,), (second,) = alone.of(ids).cells, alone.of(ids).cells  # type: ignore[misc]
+    assert torch.equal(first, second)  # type: ignore[arg-type]
+
+
+def test_dropout_between_layers_alone_makes_passes_differ() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(lambda m: RNN(CELLS["gru"], m, 5, 2, dropout=0.5), SYMBOLS).eval()
+    passes = draw_passes(model, task_of().data.test, 0, 0, 2, "type")
+    assert not np.allclose(passes[0], passes[1])
 
 
 def test_nothing_but_the_samples_changes(tmp_path: Path) -> None:
