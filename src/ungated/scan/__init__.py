@@ -11,15 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
-from ungated.cells import RRUCell
+from ungated.cells import GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise, State
 from ungated.scan.conditions import why_not
+from ungated.scan.gru_torch import gru_scan
+from ungated.scan.lstm_torch import lstm_scan
+from ungated.scan.mogrifier_torch import mogrifier_scan
 from ungated.scan.reference import reference_scan
+from ungated.scan.rhn_torch import rhn_scan
 from ungated.scan.rru_torch import rru_scan
 
-#: The paths that some cells have, fastest first; the reference runs all cells.
+#: The paths that are written for some cells, fastest first; the reference runs them all.
 PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
-    "torch": {RRUCell: rru_scan},
+    "torch": {
+        RRUCell: rru_scan,
+        RHNCell: rhn_scan,
+        GRUCell: gru_scan,
+        LSTMCell: lstm_scan,
+        MogrifierLSTMCell: mogrifier_scan,
+    },
 }
 BACKENDS = ("auto", "reference", *PATHS)
 

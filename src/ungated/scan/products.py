@@ -30,6 +30,12 @@ def product(W: Tensor, rows: int, steps: int, reduced: torch.dtype | None = None
     return _plain(W.contiguous())
 
 
+def put(result: Tensor, place: Tensor) -> None:
+    """See that a product's result is where it should be."""
+    if result is not place:
+        place.copy_(result)
+
+
 def batched(a: Tensor, b: Tensor, reduced: torch.dtype | None = None) -> Tensor:
     """Sum over time and batch of a' b: a (T, B, k), b (T, B, n) -> (k, n), the gradient of a weight."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
@@ -62,8 +68,8 @@ def _packed(W: Tensor, rows: int) -> Product:
 
     def apply(base: Tensor | None, x: Tensor, out: Tensor) -> Tensor:
         if base is None:
-            return plain(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
-        return binary(x, base.contiguous(), packed, None, "add")  # type: ignore[no-any-return]
+            return plain(x.contiguous(), packed, None, "none", [], "")  # type: ignore[no-any-return]
+        return binary(x.contiguous(), base.contiguous(), packed, None, "add")  # type: ignore[no-any-return]
 
     return apply
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
-from ungated.scan.products import batched, product
+from ungated.scan.products import batched, product, put
 from ungated.scan.ragged import ended_rows
 from ungated.scan.reference import reference_in
 from ungated.scan.scan_op import Gradient, scan_op
@@ -125,7 +125,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
             torch.addcmul(s * h[t], a.Z, c[t], out=h[t + 1])
         else:
             carried = torch.addcmul(b_c, s, h[t], out=h[t + 1])
-            _put(with_W_c(carried, d[t], h[t + 1]), h[t + 1])
+            put(with_W_c(carried, d[t], h[t + 1]), h[t + 1])
         if ended is not None and t >= first_end:
             torch.where(ended[t], h[t], h[t + 1], out=h[t + 1])
 
@@ -169,7 +169,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
         carried = torch.mul(G_after, s, out=G_h[t])
         if ended is not None and t >= first_end:
             torch.where(ended[t], G_h[t + 1], carried, out=carried)
-        _put(with_W_h(carried, G_a_t, carried), carried)
+        put(with_W_h(carried, G_a_t, carried), carried)
 
     G_after = G_h[1:] if ended is None else G_h[1:].masked_fill(ended, 0.0)
     G_c = G_c if a.output_relu else G_after
@@ -215,11 +215,6 @@ def _inner(made: _Made, a: _Arguments) -> Sequence[Tensor]:
 
 def _kept_share(a: _Arguments) -> Tensor:
     return a.Z.new_ones(()) if a.S is None else torch.sigmoid(S_SCALE * a.S)
-
-
-def _put(result: Tensor, place: Tensor) -> None:
-    if result is not place:
-        place.copy_(result)
 
 
 _op = scan_op(
