@@ -4,7 +4,7 @@ An operation is whatever changes the disk: opening a file for writing, fsync, re
 It is taken where Python does it (audit events and os.fsync), so no code can forget to report one.
 """
 
-# ruff: noqa: PTH100, PTH112, PTH113, PTH115, PTH120
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH115, PTH120, PTH202
 # Plain functions on strings: what pathlib opens or asks in between would be counted too.
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Operations:
         self.directory = os.path.realpath(directory)
         self.count = 0
         self.at, self.act = at, act
-        self.unsynced_files: set[str] = set()
+        #: Files written since they were last synced: how many bytes of them are safe.
+        self.unsynced_files: dict[str, int] = {}
         #: Names that changed since their folder was last synced: the content they had before, None if there was none.
         self.unsynced_names: dict[str, bytes | None] = {}
         self.full = False
@@ -49,13 +50,15 @@ class Operations:
             return
         if event == "open" and self._ours(args[0]) and isinstance(args[2], int) and args[2] & _WRITING:
             self._happens(needs_room=True)
-            self.unsynced_files.add(os.path.abspath(str(args[0])))
+            path = os.path.abspath(str(args[0]))
+            kept = os.path.getsize(path) if os.path.exists(path) and not args[2] & os.O_TRUNC else 0
+            self.unsynced_files.setdefault(path, kept)
         elif event == "os.rename" and self._ours(args[1]):
             self._happens()
             source, target = (os.path.abspath(str(path)) for path in args[:2])
             self._note_name(target)
             if source in self.unsynced_files:
-                self.unsynced_files.add(target)
+                self.unsynced_files[target] = self.unsynced_files[source]
         elif event == "os.mkdir" and self._ours(args[0]):
             self._happens(needs_room=True)
             self.unsynced_names[os.path.abspath(str(args[0]))] = None
@@ -66,7 +69,7 @@ class Operations:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
         if self._on and self._ours(path):
             self._happens(needs_room=not os.path.isdir(path))
-            self.unsynced_files.discard(path)
+            self.unsynced_files.pop(path, None)
             for name in [name for name in self.unsynced_names if os.path.dirname(name) == path]:
                 del self.unsynced_names[name]
         self._fsync(descriptor)
@@ -100,13 +103,12 @@ def kill(operations: Operations) -> None:
 def cut_power(operations: Operations) -> None:
     """Lose or garble everything that was not synced, then end the process."""
     draw = random.Random(operations.count)
-    for name in sorted(operations.unsynced_files):
+    for name, safe in sorted(operations.unsynced_files.items()):
         path = Path(name)
-        if path.is_file():
-            content = bytearray(path.read_bytes())
-            for _ in range(len(content) // 2):
-                content[draw.randrange(len(content))] = draw.randrange(256)
-            path.write_bytes(content[: draw.randint(0, len(content))])
+        if path.is_file() and (lost := len(content := bytearray(path.read_bytes())) - safe) > 0:
+            for _ in range(lost // 2):
+                content[safe + draw.randrange(lost)] = draw.randrange(256)
+            path.write_bytes(content[: safe + draw.randint(0, lost)])
     for name, before in operations.unsynced_names.items():
         path = Path(name)
         if path.is_dir():

@@ -203,6 +203,7 @@ class Loop:
         began = time.monotonic()
         state = capture(self)
         if self.processes.first:
+            self.run.sync_metrics()
             self.write_best()
             save_state(self.run.path, state)
         self._saved_at = time.monotonic()

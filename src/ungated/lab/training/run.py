@@ -12,6 +12,7 @@ run.lock            held by the writer's process; the kernel frees it when that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from ungated.lab.files import (
     atomic_write_text,
     sha256_of,
     sweep_temporaries,
+    sync_folder,
 )
 
 #: What may lie in a directory in which no run has begun: the traces of one killed before its recipe was there.
@@ -180,19 +182,27 @@ class RunDirectory:
             atomic_write(file, lambda out: out.write(kept))
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
-        """Add a line and sync it. Raises LabError where the disk refuses."""
+        """Add a line; `sync_metrics` makes it durable. Raises LabError where the disk refuses."""
         file = self.path / "metrics.jsonl"
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         try:
             with file.open("ab", buffering=0) as out:
                 before = out.tell()
-                try:
-                    if out.write(line) != len(line):
-                        raise OSError("disk full")
-                    os.fsync(out.fileno())
-                except OSError:
+                if out.write(line) != len(line):
                     out.truncate(before)
-                    raise
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise LabError(f"cannot write {file}: {error.strerror or error}; make room and resume the run") from error
+
+    def sync_metrics(self) -> None:
+        """Make the lines so far durable: before a state that counts on them. Raises LabError."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return
+        try:
+            with file.open("ab", buffering=0) as out:
+                os.fsync(out.fileno())
+            sync_folder(self.path)
         except OSError as error:
             raise LabError(f"cannot write {file}: {error.strerror or error}; make room and resume the run") from error
 
