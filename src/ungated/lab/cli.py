@@ -61,7 +61,7 @@ app.command(
     short_help="Show what was measured beside what is published.",
     epilog="Example: ungated report runs/jsb-rru-0001 --collect --readme README.md",
 )(report.report)
-app.add_typer(data.app, name="data", help="The files that runs read.", epilog="Example: ungated data fetch jsb")
+app.add_typer(data.app, name="data", help="The files that runs read.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

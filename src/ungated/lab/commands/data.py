@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets; all if none is named.", show_default=False)
+    list[str] | None, typer.Argument(metavar="NAME", help="Data sets; all if none is named.", show_default=False)
 ]
 
 
-@app.command("list", short_help="List the data sets and their state.")
+@app.command("list", short_help="List the data sets and their state.", epilog="Example: ungated data list --json")
 def list_(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """List the data sets: whether they are here, size, counts, licence and source."""
     from ungated.lab.data import DATASETS
@@ -53,9 +53,9 @@ def list_(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug = Fals
             say(textwrap.fill(line, 100, initial_indent=" " * (width + 2), subsequent_indent=" " * (width + 4)))
 
 
-@app.command(short_help="Download data sets.")
+@app.command(short_help="Download data sets.", epilog="Example: ungated data fetch jsb nottingham")
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets to download.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Data sets to download.", show_default=False)],
     data_dir: DataDir = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -68,7 +68,7 @@ def fetch(
             note(f"{data_set.name}: {data_set.state(data_dir)}")
 
 
-@app.command(short_help="Check data sets.")
+@app.command(short_help="Check data sets.", epilog="Example: ungated data verify jsb")
 def verify(
     names: Names = None,
     data_dir: DataDir = None,

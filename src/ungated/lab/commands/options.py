@@ -13,8 +13,8 @@ from ungated.lab.errors import UsageError
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="NAME [KEY=VALUE]...",
-        help="A data set (with --cell) or a recipe, then any settings; `ungated show` lists them.",
+        metavar="NAME|KEY=VALUE",
+        help="One data set (its cell with --cell) or recipe, and any settings; `ungated show` lists both.",
         show_default=False,
     ),
 ]

@@ -17,9 +17,7 @@ Results = Annotated[Path, typer.Option("--results", help="The folder of kept res
 def report(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[RUN]...", help="Finished runs to look at instead of the kept ones.", show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Finished runs to look at instead of the kept ones.", show_default=False),
     ] = None,
     collect: Annotated[
         bool, typer.Option("--collect", help="Keep the runs: one small file each, RESULTS/DATASET/CELL/NAME.json.")

@@ -75,11 +75,12 @@ def show(
 
 
 def _size(recipe: Recipe, data_dir: Path | None) -> tuple[int | None, int | None]:
-    """Hidden size and parameters; what cannot be said without the data is None."""
+    """Hidden size and parameters; what cannot be said without the data is None, and nothing is downloaded for it."""
     from ungated.lab.training.build import build_task, model_size
 
     try:
-        return model_size(recipe, build_task(recipe, data_dir))
+        data = recipe.data_set.load(data_dir, recipe.data, download=False)
+        return model_size(recipe, build_task(recipe, data=data))
     except DataError as error:
         note(f"the size of the model depends on the data: {error}")
         return recipe.model.hidden_size, None
