@@ -29,14 +29,14 @@ def paths_of(entry: Entry) -> tuple[str, ...]:
     return ("reference", "auto") if fast_paths_of(entry) else ("auto",)
 
 
-def fast_paths_of(entry: Entry) -> list[str]:
+def fast_paths_of(entry: Entry, dtype: torch.dtype = torch.float32) -> list[str]:
     """The named paths, beside the reference, that can run this cell."""
-    found, layer = [], entry.layer(dtype=torch.float32)
+    found, layer = [], entry.layer(dtype=dtype)
     for name in BACKENDS:
         if name not in ("auto", "reference"):
             try:
                 with torch.no_grad(), backend(name):
-                    layer(torch.zeros(8, 4, 3))
+                    layer(torch.zeros(8, 4, 3, dtype=dtype))
             except RuntimeError as error:
                 assert "cannot run this call" in str(error)
             else:

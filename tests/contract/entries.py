@@ -124,6 +124,9 @@ def gradients(layer: RNN, *losses: Tensor, also: tuple[Tensor, ...] = ()) -> lis
     return [torch.zeros_like(t) if g is None else g for g, t in zip(found, targets, strict=True)]
 
 
+#: Time steps of the tests with sizes of their own: as many as a fast path needs to be taken (see test_paths).
+STEPS = 4
+
 # Sizes: mostly the edges that loops and vector units stumble over.
 EDGES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 70]
 

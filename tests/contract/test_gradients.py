@@ -13,13 +13,13 @@ from torch.func import functional_call
 from ungated.cells.cell import map_state
 from ungated.layers import RNN
 
-from .entries import Entry, assert_close, assert_equal, gradients, parts, random_state, rebuilt
+from .entries import STEPS, Entry, assert_close, assert_equal, gradients, parts, random_state, rebuilt
 
-T, B = 3, 2
+T, B = STEPS, 2
 VARIANTS: dict[str, dict[str, Any]] = {
     "one-layer": {},
     "two-layers-bidirectional": {"num_layers": 2, "bidirectional": True, "hidden_size": 2},
-    "ragged": {"lengths": [1, 3]},
+    "ragged": {"lengths": [2, STEPS]},
     "dropped": {"dropped": True},
 }
 
@@ -186,11 +186,11 @@ def test_a_change_in_place_before_backward_never_gives_a_wrong_gradient(entry: E
 
 def test_truncated_backpropagation_through_a_carried_state(entry: Entry) -> None:
     layer = entry.layer()
-    x = torch.randn(6, 2, 3, dtype=torch.float64)
-    _, state = layer(x[:3])
+    x = torch.randn(2 * STEPS, 2, 3, dtype=torch.float64)
+    _, state = layer(x[:STEPS])
     detached = map_state(lambda part: part.detach(), state)
-    y, _ = layer(x[3:], detached)
-    through, _ = layer(x[3:], state)
+    y, _ = layer(x[STEPS:], detached)
+    through, _ = layer(x[STEPS:], state)
     short, long = gradients(layer, y.square().sum()), gradients(layer, through.square().sum())
     assert_equal(y, through)
     assert not all(torch.allclose(a, b) for a, b in zip(short, long, strict=True))

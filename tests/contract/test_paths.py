@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ungated.layers import RNN
-from ungated.scan import backend
+from ungated.scan import backend, choose
 
 from .conftest import fast_paths_of
-from .entries import Entry, gradients, parts, random_state
+from .entries import STEPS, Entry, gradients, parts, random_state
 
 T, B, I, H = 24, 6, 9, 20
 VARIANTS = {"plain": {}, "ragged": {"lengths": [24, 3, 17, 1, 24, 8]}, "dropped": {"dropped": True}}
@@ -25,6 +25,15 @@ def everything(layer: RNN, x: Tensor, state: list[Tensor], noise: object, length
     return [y, *parts(last), *gradients(layer, *losses, also=(x, *state))]
 
 
+def test_auto_takes_a_fast_path_at_the_sizes_of_these_tests(entry: Entry) -> None:
+    if not fast_paths_of(entry):
+        pytest.skip("this cell has no path beside the reference")
+    for dtype in (torch.float32, torch.float64):
+        cell = entry.layer(dtype=dtype).cells[0]
+        drive = cell.project(torch.zeros(STEPS, 2, 3, dtype=dtype))
+        assert choose(cell, drive, cell.initial_state(2)).path != "reference"
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_error_against_float64(entry: Entry, variant: str, dtype: torch.dtype) -> None:
@@ -33,7 +42,7 @@ def test_error_against_float64(entry: Entry, variant: str, dtype: torch.dtype) -
     layer = entry.layer(I, H, dtype=dtype, **options)
     exact_layer = entry.layer(I, H, **options)
     exact_layer.load_state_dict(layer.state_dict())
-    fast_paths = fast_paths_of(entry)
+    fast_paths = fast_paths_of(entry, dtype)
     if not fast_paths:
         pytest.skip("this cell has no path beside the reference")
     limit = 4.0 if dtype == torch.float32 else 2.0
