@@ -14,6 +14,8 @@ from torch import Tensor
 from ungated.cells import GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise, State
 from ungated.scan.conditions import why_not
+from ungated.scan.cpu import SCANS as CPU_SCANS
+from ungated.scan.cpu import why_not_cpu
 from ungated.scan.gru_torch import gru_scan
 from ungated.scan.lstm_torch import lstm_scan
 from ungated.scan.mogrifier_torch import mogrifier_scan
@@ -23,6 +25,7 @@ from ungated.scan.rru_torch import rru_scan
 
 #: The paths that are written for some cells, fastest first; the reference runs them all.
 PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
+    "cpu": CPU_SCANS,
     "torch": {
         RRUCell: rru_scan,
         RHNCell: rhn_scan,
@@ -84,6 +87,8 @@ def choose(
             reason = f"{type(cell).__name__} has a step of its own"
         else:
             reason = why_not(drive, state, noise, lengths, cell.parameters())
+            if path == "cpu" and not reason:
+                reason = why_not_cpu(cell, known, drive, noise)
         if known is not None and not reason:
             return Choice(path, passed_over, written[known])
         passed_over[path] = reason

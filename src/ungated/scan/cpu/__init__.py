@@ -15,19 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ungated.cells import CELLS, RRUCell
-from ungated.cells.cell import Cell
+from ungated.cells import CELLS, GRUCell, LSTMCell, RHNCell, RRUCell
+from ungated.cells.cell import Cell, Noise
 from ungated.scan.cpu.compiler import Unavailable
+from ungated.scan.cpu.gru import gru_scan
 from ungated.scan.cpu.library import engine
+from ungated.scan.cpu.lstm import lstm_scan
+from ungated.scan.cpu.rhn import rhn_scan
 from ungated.scan.cpu.rru import rru_scan
 
-SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {RRUCell: rru_scan}
+SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
+    RRUCell: rru_scan,
+    RHNCell: rhn_scan,
+    GRUCell: gru_scan,
+    LSTMCell: lstm_scan,
+}
 
 _logger = logging.getLogger("ungated")
 _said: set[str] = set()
 
 
-def why_not_cpu(cell: Cell, known: type[Cell], drive: Tensor) -> str:
+def why_not_cpu(cell: Cell, known: type[Cell], drive: Tensor, noise: Noise) -> str:
     """Why the engine cannot run what the torch operators can; empty if it can. Compiles it, if it has not been yet.
 
     known: the cell of SCANS whose step `cell` has.
@@ -38,6 +46,8 @@ def why_not_cpu(cell: Cell, known: type[Cell], drive: Tensor) -> str:
         return "autocast is on"
     if getattr(cell, "output_relu", False):
         return "it has no ReLU over c"
+    if isinstance(cell, RHNCell) and noise is not None and noise[1].shape[1] > 1:
+        return "it has one mask for H and T"
     return str(unavailable(known))
 
 

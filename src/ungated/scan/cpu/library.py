@@ -15,7 +15,16 @@ from ungated.scan.cpu.compiler import Unavailable, library_file
 _FIELDS = {
     "rru": "T B n g inner normalize *epsilon drive h0 mask mask_step lengths W_h W_c W_k b_k s Z Zb weights d h h_step "
     "a r y grad_d grad_h grad_a grad_z grad_c grad_h0",
+    "lstm": "T B n *forget_bias drive h0 c0 mask mask_step lengths W_h weights features h c kept gates "
+    "grad_features grad_h grad_c grad_drive grad_h0 grad_c0",
+    "gru": "T B n drive h0 mask mask_step lengths W_hg W_hc b_hc weights features h kept gates q grad_features grad_h "
+    "grad_drive grad_q grad_h0",
+    "rhn": "T B n depth drive s0 mask mask_step lengths R b weights features s kept gates inner grad_features grad_s "
+    "grad_z grad_s0",
 }
+
+
+Argument = Tensor | float | None
 
 
 @cache
@@ -50,12 +59,15 @@ class Engine:
             raise Unavailable("the library is of another version")
         self._omp = _openmp()
 
-    def scan(self, *, backward: bool, **arguments: Tensor | float | None) -> None:
+    def scan(self, *, backward: bool, lists: dict[str, list[Tensor]] | None = None, **arguments: Argument) -> None:
         """Run the scan. Tensors are float32 or integers, those for results contiguous; None is a null pointer.
 
-        Raises MemoryError.
+        lists: what the engine takes as pointers to pointers. Raises MemoryError.
         """
         dense = {name: _dense(value) for name, value in arguments.items()}
+        held = {name: [tensor.contiguous() for tensor in tensors] for name, tensors in (lists or {}).items()}
+        for name, tensors in held.items():
+            dense[name] = torch.tensor([tensor.data_ptr() for tensor in tensors])
         x = self._Arguments(**{name: v.data_ptr() if isinstance(v, Tensor) else v or 0 for name, v in dense.items()})
         weights = torch.empty(self._weights(ctypes.byref(x)))
         on_huge_pages(weights)
@@ -69,7 +81,7 @@ def mask_step(noise: Tensor | None) -> int:
     return 0 if noise is None or len(noise) == 1 else noise[0].numel()
 
 
-def _dense(value: Tensor | float | None) -> Tensor | float | None:
+def _dense(value: Argument) -> Argument:
     if not isinstance(value, Tensor):
         return value
     return value.contiguous() if value.is_floating_point() else value.long().contiguous()
