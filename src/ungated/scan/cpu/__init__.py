@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ungated.cells import CELLS, GRUCell, LSTMCell, RHNCell, RRUCell
+from ungated.cells import CELLS, GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise
 from ungated.scan.cpu.compiler import Unavailable
 from ungated.scan.cpu.gru import gru_scan
 from ungated.scan.cpu.library import engine
 from ungated.scan.cpu.lstm import lstm_scan
+from ungated.scan.cpu.mogrifier import mogrifier_scan
 from ungated.scan.cpu.rhn import rhn_scan
 from ungated.scan.cpu.rru import rru_scan
 
@@ -29,6 +30,7 @@ SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
     RHNCell: rhn_scan,
     GRUCell: gru_scan,
     LSTMCell: lstm_scan,
+    MogrifierLSTMCell: mogrifier_scan,
 }
 
 _logger = logging.getLogger("ungated")
@@ -51,10 +53,13 @@ def why_not_cpu(cell: Cell, known: type[Cell], drive: Tensor, noise: Noise) -> s
     return str(unavailable(known))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
 def unavailable(known: type[Cell]) -> str:
     """Why there is no library of this cell in this process, empty if there is: found out once, said once."""
     return _tried(next(name for name, cell in CELLS.items() if cell is known))
+
+
+# What torch.compiler.assume_constant_result sets; that decorator would import the compiler, which takes seconds.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -21,6 +21,8 @@ _FIELDS = {
     "grad_drive grad_q grad_h0",
     "rhn": "T B n depth drive s0 mask mask_step lengths R b weights features s kept gates inner grad_features grad_s "
     "grad_z grad_s0",
+    "mogrifier": "T B m n rounds rank x h0 c0 mask mask_step lengths W_x W_h bias A Bs beta weights features h c kept "
+    "gates e_x e_h grad_features grad_h grad_c grad_z grad_e_x grad_e_h grad_x grad_h0 grad_c0",
 }
 
 

@@ -1,0 +1,112 @@
+"""The Mogrifier LSTM along time by the compiled engine: notation and gradients as in scan/mogrifier_torch.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ungated.cells.mogrifier import MogrifierLSTMCell
+from ungated.scan.cpu.library import engine, mask_step, on_huge_pages
+from ungated.scan.mogrifier_torch import _Arguments, _reference
+from ungated.scan.products import batched
+from ungated.scan.scan_op import Gradient, scan_op
+
+
+class _Made(NamedTuple):
+    features: Tensor  # h'
+    last_h: Tensor
+    last_c: Tensor
+    gates: Tensor  # (T, B, 4n): j, o, f, i
+    e_x: Tensor  # (rounds // 2 rounded up, T, B, m): half the factors of x
+    e_h: Tensor  # (rounds // 2, T, B, n): half the factors of h
+    h: Tensor  # (T + 1, B, n): before each step, and the last
+    c: Tensor
+
+
+def mogrifier_scan(
+    cell: MogrifierLSTMCell, x: Tensor, state: tuple[Tensor, Tensor], noise: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """As `reference_scan`; float32."""
+    weights = (cell.W_x, cell.W_h, cell.b_j, cell.b_o, cell.b_f, cell.b_i)
+    features, h, c = _op(_Arguments(x, *state, noise, lengths, *weights, list(cell.A), list(cell.B), list(cell.beta)))
+    return features, (h, c)
+
+
+def _allocate(a: _Arguments) -> _Made:
+    (T, B, m), n, rounds, new = a.x.shape, a.h0.shape[1], len(a.A), a.x.new_empty
+    results = (new(T, B, n), new(B, n), new(B, n))
+    if not a.save:
+        return _Made(*results, *(new(0) for _ in _Made._fields[3:]))
+    e_x, e_h = new((rounds + 1) // 2, T, B, m), new(rounds // 2, T, B, n)
+    return _Made(*results, gates=new(T, B, 4 * n), e_x=e_x, e_h=e_h, h=new(T + 1, B, n), c=new(T + 1, B, n))
+
+
+def _scan(made: _Made, a: _Arguments) -> Callable[..., None]:
+    """The engine's scan, told what both directions need."""
+    (T, B, m), n, rounds = a.x.shape, a.h0.shape[1], len(a.A)
+    told = partial(engine("mogrifier").scan, T=T, B=B, m=m, n=n, rounds=rounds, rank=a.A[0].shape[1] if rounds else 1)
+    told = partial(told, x=a.x, h0=a.h0, c0=a.c0, mask=a.noise, mask_step=mask_step(a.noise), lengths=a.lengths)
+    told = partial(told, W_x=a.W_x, W_h=a.W_h, bias=torch.cat([a.b_j, a.b_o, a.b_f, a.b_i]))
+    told = partial(told, lists={"A": a.A, "Bs": a.B, "beta": a.beta}, features=made.features)
+    if not a.save:
+        return partial(told, h=made.last_h, c=made.last_c)
+    return partial(told, kept=1, h=made.h, c=made.c, gates=made.gates, e_x=made.e_x, e_h=made.e_h)
+
+
+def _forward(made: _Made, a: _Arguments) -> None:
+    on_huge_pages(made.gates, made.e_x, made.e_h)
+    _scan(made, a)(backward=False)
+    if a.save:
+        made.last_h.copy_(made.h[-1])
+        made.last_c.copy_(made.c[-1])
+
+
+def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) -> list[Gradient | None]:
+    rounds, likes = len(a.A), (made.gates, made.e_x, made.e_h, a.x, a.h0, a.c0)
+    G_z, G_e_x, G_e_h, G_x, G_h, G_c = (a.x.new_empty(like.shape) for like in likes)
+    on_huge_pages(G_z, G_e_x, G_e_h)
+    given = dict(zip(("grad_features", "grad_h", "grad_c"), gradients, strict=True))
+    made_here = {"grad_z": G_z, "grad_e_x": G_e_x, "grad_e_h": G_e_h, "grad_x": G_x, "grad_h0": G_h, "grad_c0": G_c}
+    _scan(made, a)(backward=True, **given, **made_here)
+    G_e = [(G_e_x, G_e_h)[k % 2][k // 2] for k in range(rounds)]
+    pairs = [(a.x, made.h[:-1])]  # x and h before every round, and after the last
+    for k in range(rounds):
+        scaled = 2.0 * (made.e_x, made.e_h)[k % 2][k // 2] * pairs[k][k % 2]
+        pairs.append((scaled, pairs[k][1]) if k % 2 == 0 else (pairs[k][0], scaled))
+
+    @cache
+    def G_b() -> Sequence[Tensor]:
+        return [G.clone() for G in torch.sum(G_z, (0, 1)).chunk(4)]
+
+    @cache
+    def G_AB(k: int) -> Tensor:
+        return batched(pairs[k][1 - k % 2], G_e[k])
+
+    return [
+        lambda: G_x,
+        lambda: G_h,
+        lambda: G_c,
+        *(None for mask in (a.noise, a.lengths) if mask is not None),
+        lambda: batched(pairs[rounds][0], G_z),
+        lambda: batched(pairs[rounds][1], G_z),
+        *(partial(lambda part: G_b()[part], part) for part in range(4)),
+        *(partial(lambda k: G_AB(k) @ a.B[k].t(), k) for k in range(rounds)),
+        *(partial(lambda k: a.A[k].t() @ G_AB(k), k) for k in range(rounds)),
+        *(partial(torch.sum, G, (0, 1)) for G in G_e),
+    ]
+
+
+_op = scan_op(
+    "mogrifier_cpu",
+    _Arguments,
+    _Made,
+    results=3,
+    allocate=_allocate,
+    forward=_forward,
+    backward=_backward,
+    reference=_reference,
+)
