@@ -112,6 +112,7 @@ def _locked(lock: Path) -> bool:
     return False
 
 
+@pytest.mark.timeout(900)  # six processes, each of which imports torch
 def test_stopped_killed_and_continued_it_ends_as_if_it_had_not() -> None:
     words = ["compare", "digits", "--cell", "gru", "--seeds", "2", "--parameters", "800", "max_epochs=6"]
     words += ["batch_size=256", "--workers", "1", "--quiet", "--out"]
