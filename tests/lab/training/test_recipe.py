@@ -7,6 +7,8 @@ from dataclasses import fields
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from ungated.cells import CELLS
@@ -124,6 +126,8 @@ def test_another_optimizer_starts_from_its_own_defaults():
         ("model.dropout=1", "dropout is a probability"),
         ("window=0", "window"),
         ("residual=two", "RRUCell refuses its settings: residual should be"),
+        ("relu_layers=1e9", "cell.relu_layers should be at most 10,000"),
+        ("num_layers=1e9", "num_layers should be at most 1,000"),
         ("expansion=-1", "RRUCell refuses its settings"),
         ("recurrent_dropout=1.5", "recurrent_dropout is a probability"),
         ("protocol=papr", 'protocol should be "paper" or "standard"'),
@@ -144,6 +148,34 @@ def test_wrong_override_is_one_sentence(override, words):
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     assert caught.value.exit_status == 2
+
+
+KEYS = st.sampled_from([*load_recipe("jsb", "rru").values(), "dropout", "learning_rate", "optimizer", "a.b", ""])
+VALUES = st.sampled_from(["", "0", "1", "-1", "1e9", "1e400", "nan", "none", "true", "2M", "sgd", "[1]", "\x00", "ä=="])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(KEYS, VALUES | st.text(max_size=20)), max_size=3))
+def test_any_overrides_make_a_recipe_or_one_sentence(pairs):
+    try:
+        recipe = load_recipe("jsb", "rru", [f"{key}={value}" for key, value in pairs])
+    except RecipeError as error:
+        assert str(error).isprintable()
+        return
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 60), st.sampled_from(["", "x = 1", "[model]", "x = {", '"', "[a.b]"]) | st.text(max_size=20))
+def test_any_file_makes_a_recipe_or_one_sentence(line, text):
+    lines = load_recipe("jsb", "rru").to_toml().splitlines()
+    lines[line % len(lines)] = text
+    try:
+        recipe = Recipe.from_toml("\n".join(lines))
+    except RecipeError as error:
+        assert str(error).isprintable()
+        return
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
 def test_the_same_key_twice_is_refused():

@@ -15,7 +15,9 @@ import torch
 from ungated.cells import CELLS
 from ungated.cells.cell import Cell
 from ungated.lab.errors import RecipeError
-from ungated.lab.training.settings import hint, hints_of, supported
+from ungated.lab.training.settings import hint, hints_of, plain, supported
+
+LARGEST_COUNT = 10_000
 
 #: Arguments that are not settings of an experiment: torch's, and the key by which [cell] names the cell.
 _NOT_SETTINGS = ("device", "dtype", "name")
@@ -38,7 +40,7 @@ def cell_class(cell: str | type[Cell]) -> type[Cell]:
     match = _OWN.fullmatch(cell)
     if match is None:
         raise RecipeError(
-            f'there is no cell "{cell[:80]}"{hint(cell, CELLS)}: '
+            f'there is no cell "{plain(cell)}"{hint(cell, CELLS)}: '
             f"choose from {', '.join(CELLS)}, or give your own as FILE.py:Class"
         )
     return _load(Path(match["file"]), match["name"])
@@ -86,6 +88,10 @@ def constructor_options(cls: type[Cell]) -> dict[str, tuple[Any, Any]]:
 
 def check_options(cls: type[Cell], options: dict[str, Any]) -> None:
     """Build the cell once without memory; RecipeError with its own words if it refuses the options."""
+    if cls in CELLS.values():  # whose whole numbers are counts of layers, rounds or units
+        for name, value in options.items():
+            if isinstance(value, int) and value > LARGEST_COUNT:
+                raise RecipeError(f"cell.{name} should be at most {LARGEST_COUNT:,}, got {value:,}")
     try:
         with torch.device("meta"):
             cls(1024, 1024, **options)

@@ -8,7 +8,7 @@ from typing import Any
 from ungated.lab.errors import RecipeError
 from ungated.lab.training.optimizers import OPTIMIZERS
 from ungated.lab.training.schema import Schema
-from ungated.lab.training.settings import Unsuitable, convert, hint, parse
+from ungated.lab.training.settings import Unsuitable, convert, hint, parse, plain
 
 MAX_LENGTH = 4096
 _FIXED = {
@@ -29,7 +29,7 @@ def split_overrides(overrides: Iterable[str] | Mapping[str, object]) -> list[tup
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip() or len(text) > MAX_LENGTH:
-            raise RecipeError(f'"{text[:80]}" is no setting: write key=value, as in learning_rate=1e-3')
+            raise RecipeError(f'"{plain(text)}" is no setting: write key=value, as in learning_rate=1e-3')
         changes.append((key.strip(), value.strip(), True))
     return changes
 
@@ -41,7 +41,7 @@ def chosen_optimizer(named: object, changes: list[tuple[str, object, bool]], whe
             named, where = value, "command line"
     if not isinstance(named, str) or named not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
-        raise RecipeError(f'{where}: there is no optimizer "{str(named)[:80]}"{hint(str(named), OPTIMIZERS)}: {known}')
+        raise RecipeError(f'{where}: there is no optimizer "{plain(named)}"{hint(str(named), OPTIMIZERS)}: {known}')
     return named
 
 
@@ -79,7 +79,7 @@ def full_key(schema: Schema, written: str) -> str:
         raise RecipeError(f"{written} could be {' or '.join(keys)}: write it out")
     short = {key.rpartition(".")[2]: key for key in schema}
     near = hint(written, schema) if "." in written else hint(written, short)
-    raise RecipeError(f'there is no setting "{written[:80]}"{near}: `show` lists all of them')
+    raise RecipeError(f'there is no setting "{plain(written)}"{near}: `show` lists all of them')
 
 
 def _one_size(values: dict[str, Any], origin: dict[str, str], seen: set[str]) -> None:

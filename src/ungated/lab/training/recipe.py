@@ -27,6 +27,7 @@ from ungated.lab.training.overrides import apply_overrides, chosen_optimizer, sp
 from ungated.lab.training.recipe_files import cells_of, recipe_names
 from ungated.lab.training.schema import SECTIONS, Schema, data_set_named, whole_path
 from ungated.lab.training.sections import ModelSettings, Protocol, Published, Training
+from ungated.lab.training.settings import plain
 
 if TYPE_CHECKING:
     from ungated.lab.data.dataset import DataSet
@@ -208,7 +209,7 @@ def _cell_of(document: dict[str, Any], where: str, cell: str | type[Cell] | None
     if cell is None and named not in CELLS:
         file = document.get("source", {}).get("cell.name")
         again = f"--cell {file}" if isinstance(file, str) else "--cell FILE.py:Class"
-        raise RecipeError(f'{where} is for a cell that is not ours, "{named[:80]}": give it with {again}')
+        raise RecipeError(f'{where} is for a cell that is not ours, "{plain(named)}": give it with {again}')
     chosen = named if cell is None else cell
     if cell_label(chosen) != named:
         raise RecipeError(f"{where} is a recipe for the cell {named}, not {cell_label(chosen)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ungated.lab.errors import RecipeError
-from ungated.lab.training.settings import hint
+from ungated.lab.training.settings import hint, plain
 
 MAX_BYTES = 64 * 1024  # ours have 2 KB
 TABLES = ("published", "data", "model", "cell", "task", "optimizer", "training", "source")
@@ -60,14 +60,14 @@ def find(name: str, cell: str | None) -> Found:
     if cells:
         raise RecipeError(f'{folder} has no recipe for "{cell}": choose one of {", ".join(cells)}')
     known = sorted({entry.partition("/")[0] for entry in recipe_names()})
-    raise RecipeError(f'there is no data set or recipe "{name[:80]}"{hint(name, known)}: {", ".join(known)}')
+    raise RecipeError(f'there is no data set or recipe "{plain(name)}"{hint(name, known)}: {", ".join(known)}')
 
 
 def check_name(name: str, where: str) -> None:
     """Raise RecipeError for a name that could not be a path of one or two parts."""
     if not _NAME.fullmatch(name) or len(name) > 200:
         raise RecipeError(
-            f"{where}: the name {name[:80]!r} should be of a-z, 0-9, ., _ and -, and begin with a letter or digit"
+            f"{where}: the name {plain(name)} should be of a-z, 0-9, ., _ and -, and begin with a letter or digit"
         )
 
 
@@ -83,7 +83,7 @@ def parse_document(text: str, where: str) -> dict[str, Any]:
         raise RecipeError(f"{where} is no recipe: it is nested too deeply") from error
     for key, value in document.items():
         if key not in (*WORDS, *TABLES):
-            raise RecipeError(f'{where} has an unknown entry "{key[:80]}"{hint(key, (*WORDS, *TABLES))}')
+            raise RecipeError(f'{where} has an unknown entry "{plain(key)}"{hint(key, (*WORDS, *TABLES))}')
         if key in WORDS and not isinstance(value, str):
             raise RecipeError(f"{where}: {key} should be text")
         if key in TABLES and not isinstance(value, dict):
@@ -93,7 +93,7 @@ def parse_document(text: str, where: str) -> dict[str, Any]:
                 if isinstance(entry, dict) or (
                     isinstance(entry, list) and any(isinstance(item, (dict, list)) for item in entry)
                 ):
-                    raise RecipeError(f"{where}: {key}.{name[:80]} is nested; a recipe is flat")
+                    raise RecipeError(f"{where}: {key}.{plain(name)} is nested; a recipe is flat")
     return document
 
 

@@ -12,7 +12,7 @@ from ungated.lab.errors import LabError, RecipeError
 from ungated.lab.training.cell_options import constructor_options
 from ungated.lab.training.optimizers import OPTIMIZERS
 from ungated.lab.training.sections import ModelSettings, Protocol, Published, Training
-from ungated.lab.training.settings import Unsuitable, convert, hint, hints_of
+from ungated.lab.training.settings import Unsuitable, convert, hint, hints_of, plain
 
 if TYPE_CHECKING:
     from ungated.lab.data.dataset import DataSet
@@ -41,7 +41,7 @@ def data_set_named(name: str, where: str | None = None) -> DataSet:
         return own_data(name)
     if name not in DATASETS:
         place = f"{where}: " if where else ""
-        raise RecipeError(f'{place}there is no data set "{name[:80]}"{hint(name, DATASETS)}: {", ".join(DATASETS)}')
+        raise RecipeError(f'{place}there is no data set "{plain(name)}"{hint(name, DATASETS)}: {", ".join(DATASETS)}')
     return DATASETS[name]
 
 
@@ -99,7 +99,7 @@ class Schema(Mapping[str, Setting]):
         source = dict(document.get("source", {}))
         for key, text in source.items():
             if key not in self and key not in ("recipe", "cell.name"):
-                raise RecipeError(f"{where} has a source for an unknown setting, {key[:80]}{hint(key, self)}")
+                raise RecipeError(f"{where} has a source for an unknown setting, {plain(key)}{hint(key, self)}")
             if not isinstance(text, str):
                 raise RecipeError(f"{where}: the source of {key} should be text")
         common = source.get("recipe", where)
@@ -107,7 +107,7 @@ class Schema(Mapping[str, Setting]):
         origin: dict[str, str] = {}
         for key, value in given.items():
             if key not in self:
-                raise RecipeError(f"{where} has an unknown setting, {key[:80]}{hint(key, self)}")
+                raise RecipeError(f"{where} has an unknown setting, {plain(key)}{hint(key, self)}")
             try:
                 values[key] = convert(value, self[key].annotation)
             except Unsuitable as error:
@@ -144,7 +144,7 @@ class Schema(Mapping[str, Setting]):
         given, settings = document["published"], _fields(Published)
         for name in given:
             if name not in settings:
-                raise RecipeError(f"{where} has an unknown setting, published.{name[:80]}{hint(name, settings)}")
+                raise RecipeError(f"{where} has an unknown setting, published.{plain(name)}{hint(name, settings)}")
         try:
             return Published(**{name: convert(value, settings[name].annotation) for name, value in given.items()})
         except Unsuitable as error:

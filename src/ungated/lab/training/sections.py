@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+LARGEST_STACK = 1000  # layers
+
 Protocol = Literal["paper", "standard"]
 
 
@@ -37,6 +39,8 @@ class ModelSettings:
         """Raises ValueError that names the setting."""
         for name in ("parameters", "hidden_size", "num_layers"):
             _at_least_one(name, getattr(self, name))
+        if self.num_layers > LARGEST_STACK:
+            raise ValueError(f"num_layers should be at most {LARGEST_STACK:,}, got {self.num_layers:,}")
         if self.parameters is None and self.hidden_size is None:
             raise ValueError("a model needs a size: parameters (a budget) or hidden_size")
         if not 0.0 <= self.dropout < 1.0:

@@ -82,8 +82,14 @@ def shown(value: object) -> str:
     """A value as TOML writes it, cut short where it is long."""
     if value is None:
         return "none"
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, str)) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return plain(json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, str)) else value)
+
+
+def plain(text: object) -> str:
+    """Foreign text for a message: on one line, control characters escaped, cut short where it is long."""
+    whole = str(text)
+    cut = whole if len(whole) <= 80 else f"{whole[:77]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
 
 
 def hint(wrong: str, known: Iterable[str]) -> str:
