@@ -33,7 +33,7 @@ CASES: list[tuple[str, int, int, dict[str, Any], int, int, bool, bool]] = [
     ("rhn", 3, 1, {"depth": 1}, 1, 1, False, False),
     ("rhn", 4, 37, {"depth": 3}, 5, 15, True, True),
     ("rhn", 4, 130, {"depth": 2}, 4, 70, False, True),
-    ("mogrifier", 3, 1, {"rounds": 0}, 3, 2, True, False),
+    ("mogrifier", 3, 6, {"rounds": 0}, 3, 20, True, False),
     ("mogrifier", 5, 37, {"rank": 3}, 7, 15, True, True),
     ("mogrifier", 40, 130, {"rounds": 2}, 4, 70, False, True),
     ("mogrifier", 19, 16, {"rounds": 1, "rank": 33}, 5, 9, False, False),

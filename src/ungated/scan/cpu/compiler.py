@@ -61,8 +61,8 @@ def cache_directory() -> Path:
     if own := os.environ.get("UNGATED_CACHE"):
         return Path(own)
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "ungated"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ungated"
+        return Path.home() / "Library" / "Caches" / "ungated" / "engine"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ungated" / "engine"
 
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
