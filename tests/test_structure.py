@@ -50,7 +50,6 @@ PUBLIC = {
     "RRUCell",
     "backend",
     "count_parameters",
-    "scan",
     "size_for",
 }
 
@@ -189,8 +188,3 @@ def test_the_core_needs_torch_and_nothing_else() -> None:
 def test_nothing_of_the_lab_is_imported_with_the_core() -> None:
     probe = "import ungated, sys; ungated.RRU; print([m for m in sys.modules if m.startswith('ungated.lab')])"
     assert python(probe) == "[]"
-
-
-def test_scan_is_the_function_whatever_was_imported_first() -> None:
-    probe = "from ungated.layers import RNN; import ungated.scan; print(callable(ungated.scan))"
-    assert python(probe) == "True"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ungated
-from ungated.scan import BACKENDS, chosen_backend
+from ungated.scan import BACKENDS, chosen_backend, scan
 
 
 def test_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,12 +52,12 @@ def test_unknown_names_are_refused_with_the_known_ones(monkeypatch: pytest.Monke
     drive, state = cell.project(torch.zeros(1, 1, 2)), cell.initial_state(1)
     message = rf"unknown backend 'fastest': choose one of {', '.join(BACKENDS)}"
     with pytest.raises(ValueError, match=message):
-        ungated.scan(cell, drive, state, backend="fastest")
+        scan(cell, drive, state, backend="fastest")
     with pytest.raises(ValueError, match=message), ungated.backend("fastest"):
         pass
     monkeypatch.setenv("UNGATED_BACKEND", "fastest")
     with pytest.raises(ValueError, match=message):
-        ungated.scan(cell, drive, state)
+        scan(cell, drive, state)
 
 
 @pytest.mark.parametrize("cell_name", ungated.CELLS)
@@ -66,13 +66,13 @@ def test_a_path_that_is_forced_gives_the_reference_s_result_or_says_why_not(name
     torch.manual_seed(0)
     cell = ungated.CELLS[cell_name](2, 3)
     drive, state = cell.project(torch.randn(6, 4, 2)), cell.initial_state(4)
-    want = ungated.scan(cell, drive, state, backend="reference")
+    want = scan(cell, drive, state, backend="reference")
     with ungated.backend(name):
         try:
-            got = ungated.scan(cell, drive, state)
+            got = scan(cell, drive, state)
         except RuntimeError as error:
             assert name not in ("auto", "reference")
             assert f"backend {name!r} cannot run this call: " in str(error)
             return
     torch.testing.assert_close(got, want)
-    torch.testing.assert_close(ungated.scan(cell, drive, state, backend=name), want)
+    torch.testing.assert_close(scan(cell, drive, state, backend=name), want)

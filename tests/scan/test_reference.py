@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ungated import Cell, scan
+from ungated import Cell
+from ungated.scan import scan
 
 
 class Trace(Cell):
