@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ungated.layers import RNN
-from ungated.scan import BACKENDS, backend
+from ungated.scan import backend
 
+from .conftest import fast_paths_of
 from .entries import Entry, assert_close, assert_equal, parts, random_state
 
 
@@ -37,17 +38,17 @@ def test_same_seed_same_masks(entry: Entry) -> None:
     assert_equal(*results)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_masks_drawn_before_are_used_on_every_backend(entry: Entry, name: str) -> None:
-    layer = with_dropout(entry).layer(3, 5, 2, bidirectional=True, dropped=True)
-    x, state = torch.randn(6, 4, 3, dtype=torch.float64), random_state(layer, 4)
+def test_masks_drawn_before_are_used_on_every_path(entry: Entry) -> None:
+    layer = with_dropout(entry).layer(3, 5, 2, bidirectional=True, dropped=True, dtype=torch.float32)
+    x, state = torch.randn(6, 4, 3), random_state(layer, 4)
     noise = layer.noise(6, 4)
     with backend("reference"):
         want = layer(x, state, noise=noise)
-    with backend(name):
-        assert_close(layer(x, state, noise=noise), want)
-        assert_close(layer.eval()(x, state, noise=noise), want)  # masks that are given hold in eval too
-        assert not torch.allclose(layer(x, state)[0], want[0])
+    for name in ("auto", "reference", *fast_paths_of(entry)):
+        with backend(name):
+            assert_close(layer.train()(x, state, noise=noise), want)
+            assert not torch.allclose(layer(x, state)[0], want[0])
+            assert_close(layer.eval()(x, state, noise=noise), want)  # masks that are given hold in eval too
 
 
 def test_step_in_training_draws_fresh_masks(entry: Entry) -> None:
