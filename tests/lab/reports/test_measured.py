@@ -26,8 +26,10 @@ def test_measured_stands_beside_published_and_protocols_are_named(make_run: Make
 
 
 def test_a_recipe_without_a_published_value_has_none(make_run: MakeRun) -> None:
-    ((_, table, notes),) = sections([read_run(make_run("rhn", published=None))])
-    assert dict(zip(table.columns, table.rows[0], strict=True))["published test"] == ""
+    ((_, table, _),) = sections([read_run(make_run("rru")), read_run(make_run("rhn", published=None))])
+    assert [row[table.columns.index("published test")] for row in table.rows] == ["7.720 (paper)", ""]
+    ((_, table, notes),) = sections([read_run(make_run("rhn", 1, published=None))])
+    assert "published test" not in table.columns
     assert not any("Published" in note for note in notes)
 
 

@@ -34,6 +34,7 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
     metric = metric_named(first.metric)
     best = "higher" if metric.higher_is_better else "lower"
     named = any("/" not in str(group[0].result["recipe"]) for group in groups)
+    compared = any(group[0].result["published"] for group in groups)
     altered = any(group[0].changed for group in groups)
     columns = [
         *(["recipe"] if named else []),
@@ -46,7 +47,7 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
         "test (paper)",
         "valid (standard)",
         "test (standard)",
-        "published test",
+        *(["published test"] if compared else []),
         "time a run",
     ]
     summary = DATASETS[first.dataset].summary if first.dataset in DATASETS else first.dataset
@@ -55,7 +56,7 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
     for group in groups:
         changed = ", ".join(f"{name}={value}" for name, value in group[0].changed.items())
         recipe = str(group[0].result["recipe"])
-        cell, *rest = _row(group)
+        cell, *rest = _row(group, compared)
         rows.append([*([recipe] if named else []), cell, *([changed] if altered else []), *rest])
     notes = [f"{summary.rstrip('.')}."]
     if any(len(group) > 1 for group in groups):
@@ -71,7 +72,7 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
     return heading, Table(columns, rows, left=("cell", "changed")), notes
 
 
-def _row(group: Sequence[Record]) -> list[str]:
+def _row(group: Sequence[Record], compared: bool) -> list[str]:
     first = group[0]
     metric = metric_named(first.metric)
     published = first.result.get("published")
@@ -86,7 +87,7 @@ def _row(group: Sequence[Record]) -> list[str]:
         f"{first.result['parameters']:,}",
         str(len(group)),
         *measured,
-        metric.written(published["value"]) + f" ({published['protocol']})" if published else "",
+        *([f"{metric.written(published['value'])} ({published['protocol']})" if published else ""] if compared else []),
         duration(sum(record.seconds for record in group) / len(group)),
     ]
 
