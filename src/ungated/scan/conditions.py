@@ -22,18 +22,20 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 
 def why_not(drive: Tensor, state: State, noise: Noise, lengths: Tensor | None, weights: Iterable[Tensor]) -> str:
     """Why the operators cannot run a scan over these tensors; empty if they can."""
-    masks, given = _row(noise), [drive, *_row(state)]
-    tensors = [*given, *masks, *weights]
-    dtype, device = drive.dtype, drive.device
+    masks, states = _row(noise), _row(state)
+    tensors = [drive, *states, *masks, *weights]
+    dtype, device, autocast = states[0].dtype, drive.device, autocast_dtype(drive.device.type)
     if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
         return "a tensor has a class of its own"
     if any(tensor.device != device for tensor in tensors) or (lengths is not None and lengths.device != device):
         return "tensors are on different devices"
-    if any(tensor.dtype != dtype for tensor in tensors) or not dtype.is_floating_point or dtype.itemsize == 1:
-        return "dtypes are mixed, or neither float nor half"
-    if dtype in HALF and autocast_dtype(device.type) not in (None, dtype):
+    if any(tensor.dtype != dtype for tensor in tensors[1:]) or drive.dtype not in (dtype, autocast):
+        return "dtypes are mixed"
+    if dtype not in (torch.float64, torch.float32, *HALF):
+        return f"it does not compute in {dtype}"
+    if dtype in HALF and autocast not in (None, dtype):
         return "autocast is to another half dtype than the weights'"
-    if any(tensor.numel() == 0 for tensor in given):
+    if any(tensor.numel() == 0 for tensor in (drive, *states)):
         return "there is nothing to run over"
     if any(mask.requires_grad for mask in masks):
         return "the noise wants a gradient"

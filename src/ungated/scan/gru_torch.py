@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.gru import GRUCell
+from ungated.scan.pages import fresh
 from ungated.scan.places import places, received, spans_backwards, state_places, total
 from ungated.scan.products import batched, product
 from ungated.scan.ragged import ended_rows
@@ -128,7 +129,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     else:
         with_W_hg, with_W_hc = (product(W.t(), B, T, a.reduced) for W in (a.W_hg, a.W_hc))
     # By r_, u_ and c_, or q for c_ where the reset gate comes after the product.
-    G_z, G_c = new(T, B, 3, n), new(T if after else 0, B, n)
+    G_z, G_c = fresh(a.drive, T, B, 3, n), new(T if after else 0, B, n)
     G_r, G_uc, G_third = G_z[:, :, 0].unbind(0), G_z[:, :, 1:].unbind(0), G_z[:, :, 2].unbind(0)
     G_ru, G_z_t = G_z[:, :, :2].flatten(2).unbind(0), G_z.flatten(2).unbind(0)
     carried, G_h_next, G_r_h = new(B, n), new(B, n), new(B, n)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.lstm import LSTMCell
+from ungated.scan.pages import fresh
 from ungated.scan.places import places, received, spans_backwards, state_places, total
 from ungated.scan.products import batched, product
 from ungated.scan.ragged import ended_rows
@@ -113,7 +114,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     noise = None if a.noise is None else a.noise.expand(T, B, n)
     _, ended = ended_rows(a.lengths, T)
     with_W_h = product(a.W_h.t(), B, T, a.reduced)
-    G_z, G_h_next, G_c_next = (a.drive.new_empty(shape) for shape in ((T, B, 4, n), (B, n), (B, n)))
+    G_z, G_h_next, G_c_next = (fresh(a.drive, *shape) for shape in ((T, B, 4, n), (B, n), (B, n)))
     G_z_t, G_ijf, G_o = G_z.flatten(2).unbind(0), G_z[:, :, :3].unbind(0), G_z[:, :, 3].unbind(0)
     forget = made.gates[:, :, 2 * n : 3 * n].unbind(0)
     # The gradients that reach the state after a step, from later steps and (h) from the features.

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.mogrifier import MogrifierLSTMCell
+from ungated.scan.pages import fresh
 from ungated.scan.places import places, received, spans_backwards, state_places, total
 from ungated.scan.products import Product, batched, product, put
 from ungated.scan.ragged import ended_rows
@@ -147,7 +148,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     forget = made.gates[:, :, 2 * n : 3 * n].unbind(0)
     with_W = product(torch.cat([a.W_x, a.W_h]).t(), B, T, a.reduced)
     through = [_through(A, B_k, a) for A, B_k in zip(a.A, a.B, strict=True)]
-    G_z, G_x = new(T, B, 4, n), new(T, B, m)
+    G_z, G_x = fresh(a.x, T, B, 4, n), new(T, B, m)
     G_z_t, G_jofi, G_o = G_z.flatten(2).unbind(0), G_z.unbind(0), G_z[:, :, 1].unbind(0)
     G_e = [new(T, B, m if k % 2 == 0 else n) for k in range(rounds)]
     G_x_h, G_h_next, G_c_next = new(B, m + n), new(B, n), new(B, n)

@@ -8,8 +8,8 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-# A span's values should stay in a core's own cache while they are worked on: measured.
-_SPAN_ENTRIES = 32_768
+# A span's values should stay in cache while they are worked on, and its calls be few: measured, and not sharp.
+_SPAN_ENTRIES = 131_072
 
 
 def places(kept: Tensor, T: int, *shape: int) -> Sequence[Tensor]:

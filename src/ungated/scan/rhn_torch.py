@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rhn import RHNCell
+from ungated.scan.pages import fresh
 from ungated.scan.places import places, received, spans_backwards, state_places, total
 from ungated.scan.products import batched, product, put
 from ungated.scan.ragged import ended_rows
@@ -108,7 +109,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     s = [outer, *made.inner]  # before each micro-step
     masks = _masks(a, T)
     products = [_backwards(R_H, R_T, a) for R_H, R_T in zip(a.R_H, a.R_T, strict=True)]
-    G_z = new(depth, T, B, 2, n)
+    G_z = fresh(a.drive, depth, T, B, 2, n)
     G_z_of = [G.unbind(0) for G in G_z]
     carried, G_s_next = new(B, n), new(B, n)
     # The gradient that reaches the state after a step, from later steps and from the features.

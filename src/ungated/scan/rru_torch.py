@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
+from ungated.scan.pages import fresh
 from ungated.scan.products import batched, product, put
 from ungated.scan.ragged import ended_rows
 from ungated.scan.reference import reference_in
@@ -134,8 +135,8 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     (T, B, g), n, new = a.drive.shape, a.h0.shape[1], a.drive.new_empty
     layers = len(a.W_k)
     from_d: Sequence[Tensor | None] = [None] * T if gradients[0] is None else gradients[0].unbind(0)
-    G_h, G_a = new(T + 1, B, n), new(T, B, g)  # G_h[t]: the gradient by the state before step t
-    G_k, G_c = new(layers, T, B, g), new(T, B, n) if a.output_relu else G_h[1:]  # by what the ReLUs take
+    G_h, G_a = fresh(a.drive, T + 1, B, n), fresh(a.drive, T, B, g)  # G_h[t]: the gradient by the state before step t
+    G_k, G_c = fresh(a.drive, layers, T, B, g), new(T, B, n) if a.output_relu else G_h[1:]  # by what the ReLUs take
     noise = None if a.noise is None else a.noise.expand(T, B, g).unbind(0)
     with_W_h = product(a.W_h.t(), B, T, a.reduced)
     with_W_k = [product(W.t(), B, T, a.reduced) for W in a.W_k]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ungated.scan.conditions import HALF, autocast_dtype
+from ungated.scan.pages import on_huge_pages
 
 #: Computes the gradient of one argument; called if that is wanted.
 Gradient = Callable[[], Tensor]
@@ -39,9 +40,9 @@ def scan_op(
 ) -> Callable[[Any], tuple[Tensor, ...]]:
     """Define the operator `torch.ops.ungated.name`, and return the function that calls it: arguments -> results.
 
-    arguments: a NamedTuple of what it takes; the first is a tensor of the dtype and on the device of all, the last two
-    are left to this function: `reduced`, the dtype in which products take their factors (None: that of the tensors,
-    which is then float32 or float64), and `save`, whether a backward pass may follow.
+    arguments: a NamedTuple of what it takes, first the drive and the state; the last two are left to this function:
+    `reduced`, the dtype in which products take their factors (None: that of the tensors, which is float32 or float64
+    inside), and `save`, whether a backward pass may follow.
     made: a NamedTuple of the tensors it makes. The first `results` of them are what the scan is for (features, last
     state); the others are kept for the backward pass and carry no gradient.
     allocate(arguments) makes them all, fresh, and must not look at values: the compiler learns the shapes from it.
@@ -57,10 +58,11 @@ def scan_op(
 
     def run(*args: Any) -> tuple[Tensor, ...]:
         given = arguments(*args)
-        fresh = made(*allocate(given))
+        empty = made(*allocate(given))
+        on_huge_pages(*empty)
         with _without_autocast(args[0]):
-            forward(fresh, given)
-        return tuple(fresh)
+            forward(empty, given)
+        return tuple(empty)
 
     def run_backward(wanted: list[bool], *args: Any) -> list[Tensor]:
         gradients, kept, given = args[:results], args[results : results + total], args[results + total :]
@@ -103,14 +105,15 @@ def scan_op(
     torch.library.register_autograd(f"ungated::{name}", differentiate, setup_context=keep)
 
     def call(given: Any) -> tuple[Tensor, ...]:
-        tensors, dtype, reduced = _tensors(given), given[0].dtype, None
+        tensors, dtype, reduced = _tensors(given), given[1].dtype, None
         if dtype in HALF:
             # The state is carried in float32 through the scan: at least as exact as a loop that rounds it at each step.
             reduced = dtype
             widened = (tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)
             given = arguments(*_refilled(given, widened))
         elif dtype == torch.float32:
-            reduced = autocast_dtype(given[0].device.type)
+            reduced = autocast_dtype(given[1].device.type)
+            given = arguments(given[0].to(dtype), *given[1:])  # a drive without a bias comes in autocast's dtype
         save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         found = operator(*given._replace(reduced=reduced, save=save))[:results]
         return tuple(result.to(dtype) for result in found)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from ungated.scan.cpu.compiler import Unavailable, library_file
+from ungated.scan.pages import on_huge_pages
 
 #: The members of each cell's structure of arguments, in the order of engine/*.cpp; *name is a double.
 _FIELDS = {
@@ -87,18 +87,6 @@ def _dense(value: Argument) -> Argument:
     if not isinstance(value, Tensor):
         return value
     return value.contiguous() if value.is_floating_point() else value.long().contiguous()
-
-
-_HUGE_PAGE, _MADV_HUGEPAGE = 1 << 21, 14
-
-
-def on_huge_pages(*tensors: Tensor) -> None:
-    """Ask Linux for large pages under fresh tensors: else their first use costs more in page faults than in writing."""
-    for tensor in tensors:
-        start = -(-tensor.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
-        length = tensor.data_ptr() + tensor.nbytes - start
-        if sys.platform == "linux" and length >= _HUGE_PAGE:
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_HUGEPAGE)
 
 
 @cache

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
-from ungated.scan.cpu.library import engine, mask_step, on_huge_pages
+from ungated.scan.cpu.library import engine, mask_step
+from ungated.scan.pages import on_huge_pages
 from ungated.scan.products import batched
 from ungated.scan.rru_torch import _Arguments, _reference
 from ungated.scan.scan_op import Gradient, scan_op
