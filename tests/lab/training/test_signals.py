@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,6 +29,15 @@ def test_the_first_signal_is_noted_and_the_second_acts_as_before(number: signal.
         signal.signal(number, before)
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where the tests were started in the background, which ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_twice_leaves_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), stop_request():
         os.kill(os.getpid(), signal.SIGINT)
