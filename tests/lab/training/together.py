@@ -66,4 +66,5 @@ if __name__ == "__main__":
     try:
         train(RunDirectory(folder / "text"), recipe("text"))
     except Exception as error:
-        print(f"{os.environ['RANK']}: {error}", flush=True)
+        # One write, newline and all: the processes share this pipe.
+        os.write(1, f"{os.environ['RANK']}: {error}\n".encode())
