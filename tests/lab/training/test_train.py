@@ -269,6 +269,43 @@ def test_autocast_keeps_parameters_in_single_precision(tmp_path: Path) -> None:
             assert result["metrics"][protocol]["test"][name] == pytest.approx(value, rel=0.05)
 
 
+# Epochs shorter than a pass through the data
+
+
+@pytest.mark.parametrize("name", ["music", "text"])
+def test_a_shortened_epoch_goes_on_in_the_data_where_the_last_one_stopped(tmp_path: Path, name: str) -> None:
+    whole = RunDirectory(tmp_path / "whole")
+    updates = train(whole, recipe(name, max_epochs=2), seed=3)["steps"]
+    short = RunDirectory(tmp_path / "short")
+    train(short, recipe(name, epoch_updates=3, max_epochs=-(-updates // 3)), seed=3)
+    entries = short.metrics()
+    assert [entry["step"] for entry in entries] == [3 * entry["epoch"] for entry in entries]
+    exact = RunDirectory(tmp_path / "exact")
+    train(exact, recipe(name, epoch_updates=updates, max_epochs=1), seed=3)
+    # One validation instead of two in the middle: the same updates, so the same last validation, to the bit.
+    assert exact.metrics()[-1]["valid"] == whole.metrics()[-1]["valid"]
+
+
+def test_shortened_epochs_stopped_anywhere_come_to_the_same_end(tmp_path: Path) -> None:
+    made = recipe("text", epoch_updates=2, max_epochs=6)
+    train(RunDirectory(tmp_path / "whole"), made, seed=3)
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        train(run, made, seed=3, progress=Events("batch", 1, terminate))
+    for _ in range(30):
+        try:
+            resume(run, progress=Events("batch", 1, terminate))
+        except Interrupted:
+            continue
+        break
+    assert same_outcome(tmp_path / "whole", run.path)
+
+
+def test_an_epoch_has_at_least_one_update() -> None:
+    with pytest.raises(RecipeError, match="epoch_updates should be at least 1, got 0"):
+        recipe(epoch_updates=0)
+
+
 # Stopping and going on
 
 

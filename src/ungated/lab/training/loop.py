@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -74,17 +75,21 @@ class Loop:
     def _epoch(self) -> None:
         at, began = self.position, time.monotonic()
         set_learning_rate(self.optimizer, learning_rate(self.recipe.optimizer, at.epoch))
-        batches = self.task.epoch(at.epoch, self.seed)
-        if len(batches) == 0:
-            raise DataError(f"{self.recipe.dataset} has too little training data for one batch: lower batch_size")
+        batches = self._batches()
+        if at.updates == 0 and at.batch == len(batches):
+            batches = self._next_pass()
+        updates = self.recipe.training.epoch_updates or len(batches)
         self.model.train()
-        while at.batch < len(batches):
+        while at.updates < updates:
+            if at.batch == len(batches):
+                batches = self._next_pass()
             if not self._update(batches[at.batch]):
                 self._save()
                 return
             at.batch += 1
+            at.updates += 1
             at.step += 1
-            self.progress.batch(at.batch, len(batches), at.loss_sum / at.weight_sum)
+            self.progress.batch(at.updates, updates, at.loss_sum / at.weight_sum)
             stop, due = self.processes.sum([bool(self.stop), self.processes.first and self._due()])
             if stop or due:
                 at.seconds, began = at.seconds + time.monotonic() - began, time.monotonic()
@@ -92,6 +97,16 @@ class Loop:
             if stop:
                 self._leave()
         self._validate(began)
+
+    def _batches(self) -> Sequence[Batch]:
+        batches = self.task.epoch(self.position.data_pass, self.seed)
+        if len(batches) == 0:
+            raise DataError(f"{self.recipe.dataset} has too little training data for one batch: lower batch_size")
+        return batches
+
+    def _next_pass(self) -> Sequence[Batch]:
+        self.position.data_pass, self.position.batch = self.position.data_pass + 1, 0
+        return self._batches()
 
     def _update(self, batch: Batch) -> bool:
         """One update of the weights, or, if loss or gradient is not finite, none and the end of training."""
@@ -134,8 +149,8 @@ class Loop:
         rate = self.optimizer.param_groups[0]["lr"]
         at.stopped = "diverged"
         at.message = (
-            f"training diverged: {what} in epoch {at.epoch}, batch {at.batch + 1}, after {at.step} updates, at learning"
-            f" rate {rate:g}; that update was not made; try a lower learning_rate or stronger clipping"
+            f"training diverged: {what} in epoch {at.epoch}, batch {at.updates + 1}, after {at.step} updates, at"
+            f" learning rate {rate:g}; that update was not made; try a lower learning_rate or stronger clipping"
         )
 
     def _validate(self, began: float) -> None:
@@ -154,7 +169,7 @@ class Loop:
             "train_loss": at.loss_sum / at.weight_sum,
             "valid": valid,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "gradient_norm": at.norm_sum / at.batch,
+            "gradient_norm": at.norm_sum / at.updates,
             "seconds": round(at.seconds + time.monotonic() - began, 3),
         }
         if self.processes.first:
@@ -164,7 +179,7 @@ class Loop:
             at.stopped = "patience"
         elif at.epoch >= training.max_epochs:
             at.stopped = "max_epochs"
-        at.epoch, at.batch = at.epoch + 1, 0
+        at.epoch, at.updates = at.epoch + 1, 0
         at.loss_sum = at.weight_sum = at.norm_sum = at.seconds = 0.0
         stop, due = self.processes.sum([bool(self.stop), self.processes.first and self._due()])
         if stop or due or at.stopped:

@@ -53,6 +53,8 @@ class Training:
 
     batch_size: sequences an update, over all processes and accumulation steps together.
     patience: none or 0 is no early stopping, as in the RHN paper; the weights kept are the best on validation anyway.
+    epoch_updates: updates after which an epoch ends, that is, validation comes; the next epoch goes on in the data
+    where this one stopped. None: an epoch is one pass through the data.
     accumulate: pieces into which a batch is cut, one after the other, to save memory.
     autocast: "bfloat16" runs the model's products in that type; parameters stay as they are.
     """
@@ -60,12 +62,13 @@ class Training:
     batch_size: int = 64
     max_epochs: int = 1_000_000
     patience: int | None = None
+    epoch_updates: int | None = None
     accumulate: int = 1
     autocast: Literal["none", "bfloat16"] = "none"
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting."""
-        for name in ("batch_size", "max_epochs", "accumulate"):
+        for name in ("batch_size", "max_epochs", "epoch_updates", "accumulate"):
             _at_least_one(name, getattr(self, name))
         if self.patience == 0:
             self.patience = None

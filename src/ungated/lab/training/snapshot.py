@@ -26,7 +26,9 @@ class Position:
     """Where a run is, and what it has found so far. Every field is part of the saved state."""
 
     epoch: int = 1  # the one under way
-    batch: int = 0  # the next one of that epoch; all done: validation is next
+    updates: int = 0  # of that epoch; all done: validation is next
+    data_pass: int = 1  # the one under way through the training data; the epoch's number unless epochs are shortened
+    batch: int = 0  # the next one of that pass
     step: int = 0  # updates made
     loss_sum: float = 0.0  # of the epoch so far
     weight_sum: float = 0.0
