@@ -154,7 +154,7 @@ def _written(plan: Plan) -> Comparison:
     table, notes = _table(groups), _notes(plan, groups)
     figure: Path | None = plan.out / "compare.png"
     try:
-        image = comparison_figure(groups)
+        image = comparison_figure(groups).png
     except ValueError:  # every run diverged: the table says so
         figure = None
     else:

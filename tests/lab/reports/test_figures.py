@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ungated.cells import CELLS
-from ungated.lab.reports.figures import _STYLES, _curves, comparison_figure
+from ungated.lab.reports.drawing import STYLES
+from ungated.lab.reports.figures import _curves, comparison_figure
 from ungated.lab.reports.records import Record, read_run
 
 MakeRun = Callable[..., Path]
@@ -23,12 +24,12 @@ def groups(make_run: MakeRun) -> list[list[Record]]:
 
 def test_a_png_that_is_the_same_for_the_same_numbers(make_run: MakeRun) -> None:
     records = groups(make_run)
-    image = comparison_figure(records)
+    image = comparison_figure(records).png
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", image[16:24])
     assert width >= 1600
     assert height >= 800
-    assert comparison_figure(records) == image
+    assert comparison_figure(records).png == image
 
 
 def test_curves_are_the_best_so_far(make_run: MakeRun) -> None:
@@ -39,15 +40,15 @@ def test_curves_are_the_best_so_far(make_run: MakeRun) -> None:
 def test_a_cell_without_a_finite_result_is_left_out(make_run: MakeRun) -> None:
     diverged = [read_run(make_run("rhn", valid=(None,), test=None))]
     fine = [read_run(make_run("rru", valid=(9.0,)))]
-    assert comparison_figure([diverged, fine])[:4] == b"\x89PNG"
+    assert comparison_figure([diverged, fine]).png[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="nothing to draw"):
         comparison_figure([diverged])
 
 
 def test_colours_lines_and_markers_all_differ() -> None:
-    assert len(_STYLES) >= len(CELLS) + 2  # ours and two of one's own
-    for kind in zip(*_STYLES, strict=True):
-        assert len({str(value) for value in kind}) == len(_STYLES)
+    assert len(STYLES) >= len(CELLS) + 2  # ours and two of one's own
+    for kind in zip(*STYLES, strict=True):
+        assert len({str(value) for value in kind}) == len(STYLES)
 
 
 def luminance(color: str) -> float:
@@ -56,5 +57,5 @@ def luminance(color: str) -> float:
 
 
 def test_neighbours_differ_in_grey() -> None:
-    ours = [luminance(color) for color, _, _ in _STYLES[: len(CELLS)]]
+    ours = [luminance(color) for color, _, _ in STYLES[: len(CELLS)]]
     assert all(abs(one - other) > 0.1 for one, other in pairwise(ours))

@@ -1,47 +1,24 @@
-"""Figures: drawn for print at half a page's width, without relying on colour."""
+"""Several cells on one task: curves of validation, and every seed's test value."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from ungated.lab.reports.drawing import STYLES, Drawing, draw
 from ungated.lab.reports.metrics import metric_named, summarize
 from ungated.lab.reports.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, told apart with any colour vision, in an order that alternates dark and light; the line
-#: style and the marker tell them apart in grey.
-_STYLES = (
-    ("#000000", "-", "o"),
-    ("#E69F00", "--", "s"),
-    ("#0072B2", "-.", "^"),
-    ("#56B4E9", ":", "D"),
-    ("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v"),
-    ("#009E73", (0, (8, 2)), "P"),
-    ("#CC79A7", (0, (3, 1)), "X"),
-)
-
-_STYLE_SHEET: dict[Any, Any] = {
-    "font.size": 13,
-    "axes.titlesize": 13,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 1.0,
-    "lines.linewidth": 2.0,
-    "legend.frameon": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-}
+_COLUMNS = ("cell", "seed", "epoch", "valid, best so far", "test")
 
 
-def comparison_figure(groups: Sequence[Sequence[Record]]) -> bytes:
-    """A PNG of several cells on one task, each group the seeds of one cell.
+def comparison_figure(groups: Sequence[Sequence[Record]], name: str = "compare") -> Drawing:
+    """Several cells on one task, each group the seeds of one cell.
 
     Left: the best validation value so far against epochs, the mean over the seeds and their range. Right: the test
     value of every seed, and their mean. Raises ValueError where no group has a finite result.
@@ -49,21 +26,16 @@ def comparison_figure(groups: Sequence[Sequence[Record]]) -> bytes:
     shown = [group for group in groups if _curves(group)]
     if not shown:
         raise ValueError("nothing to draw: no run has a finite result")
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    first = shown[0][0]
+    metric = metric_named(first.metric)
+    better = "higher" if metric.higher_is_better else "lower"
 
-    metric = metric_named(shown[0][0].metric)
-    with mpl.rc_context(_STYLE_SHEET):
-        # The object-oriented interface: no global state, no display, safe in any process.
-        figure = Figure(figsize=(8.4, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
+    def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, width_ratios=(1.65, 1))
         for place, group in enumerate(shown):
-            style = _STYLES[place % len(_STYLES)]
+            style = STYLES[place % len(STYLES)]
             _draw_curves(left, group, metric.scale, style)
             _draw_tests(right, group, metric.scale, style, place)
-        better = "higher" if metric.higher_is_better else "lower"
         left.set_xlabel("epoch")
         left.set_ylabel(f"{metric.label}, {better} is better")
         left.set_xlim(left=1)
@@ -75,22 +47,38 @@ def comparison_figure(groups: Sequence[Sequence[Record]]) -> bytes:
         right.set_ylim(len(shown) - 0.5, -0.5)
         right.set_xlabel(metric.label)
         right.grid(visible=False, axis="y")
-        buffer = io.BytesIO()
-        # Without the metadata the same numbers give the same file.
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    return buffer.getvalue()
+
+    title = f"{first.dataset}: {metric.label}, {better} is better"
+    caption = (
+        f"Left: the best validation value so far, mean and range of the seeds. Right: every seed's test value,"
+        f" and their mean. Under the {first.protocol} protocol."
+    )
+    return draw(name, title, caption, 4.2, paint, _COLUMNS, _rows(shown))
+
+
+def _rows(groups: Sequence[Sequence[Record]]) -> list[list[Any]]:
+    """A row an epoch of each seed; the test value in the row of the best epoch."""
+    rows = []
+    for group in groups:
+        for record in group:
+            test = record.value(record.protocol, "test")
+            for epoch, value in enumerate(_best_so_far(record), 1):
+                best = epoch == record.result["best_epoch"]
+                rows.append([record.cell, record.seed, epoch, value, test if best else None])
+    return rows
+
+
+def _best_so_far(record: Record) -> list[float]:
+    """The best validation value so far, per epoch; nothing where the first is not finite."""
+    higher = metric_named(record.metric).higher_is_better
+    worst = float("-inf") if higher else float("inf")
+    values = [worst if value is None else value for value in record.curve.get(f"valid {record.metric}", ())]
+    return list(accumulate(values, max if higher else min)) if values and values[0] != worst else []
 
 
 def _curves(group: Sequence[Record]) -> list[list[float]]:
-    """The best validation value so far, per epoch, of each seed that has one."""
-    higher = metric_named(group[0].metric).higher_is_better
-    curves = []
-    for record in group:
-        worst = float("-inf") if higher else float("inf")
-        values = [worst if value is None else value for value in record.curve.get(f"valid {record.metric}", ())]
-        if values and values[0] != worst:
-            curves.append(list(accumulate(values, max if higher else min)))
-    return curves
+    """The curve of each seed that has one."""
+    return [curve for record in group if (curve := _best_so_far(record))]
 
 
 def _draw_curves(axes: Axes, group: Sequence[Record], scale: float, style: tuple[str, Any, str]) -> None:
