@@ -62,9 +62,13 @@ def gru_scan(
     cell: GRUCell, drive: Tensor, h0: Tensor, noise: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """As `reference_scan`."""
-    b_hc = cell.b_hc if cell.reset == "after" else None
-    features, h = _op(_Arguments(drive, h0, noise, lengths, cell.W_hg, cell.W_hc, b_hc))
+    features, h = _op(arguments_of(cell, drive, h0, noise, lengths))
     return features, h
+
+
+def arguments_of(cell: GRUCell, drive: Tensor, h0: Tensor, noise: Tensor | None, lengths: Tensor | None) -> _Arguments:
+    b_hc = cell.b_hc if cell.reset == "after" else None
+    return _Arguments(drive, h0, noise, lengths, cell.W_hg, cell.W_hc, b_hc)
 
 
 def _allocate(a: _Arguments) -> _Made:

@@ -61,8 +61,14 @@ def lstm_scan(
     cell: LSTMCell, drive: Tensor, state: tuple[Tensor, Tensor], noise: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """As `reference_scan`."""
-    features, h, c = _op(_Arguments(drive, *state, noise, lengths, cell.W_h, float(cell.forget_bias)))
+    features, h, c = _op(arguments_of(cell, drive, state, noise, lengths))
     return features, (h, c)
+
+
+def arguments_of(
+    cell: LSTMCell, drive: Tensor, state: tuple[Tensor, Tensor], noise: Tensor | None, lengths: Tensor | None
+) -> _Arguments:
+    return _Arguments(drive, *state, noise, lengths, cell.W_h, float(cell.forget_bias))
 
 
 def _allocate(a: _Arguments) -> _Made:

@@ -77,9 +77,15 @@ def mogrifier_scan(
     cell: MogrifierLSTMCell, x: Tensor, state: tuple[Tensor, Tensor], noise: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """As `reference_scan`."""
-    weights = (cell.W_x, cell.W_h, cell.b_j, cell.b_o, cell.b_f, cell.b_i)
-    features, h, c = _op(_Arguments(x, *state, noise, lengths, *weights, list(cell.A), list(cell.B), list(cell.beta)))
+    features, h, c = _op(arguments_of(cell, x, state, noise, lengths))
     return features, (h, c)
+
+
+def arguments_of(
+    cell: MogrifierLSTMCell, x: Tensor, state: tuple[Tensor, Tensor], noise: Tensor | None, lengths: Tensor | None
+) -> _Arguments:
+    weights = (cell.W_x, cell.W_h, cell.b_j, cell.b_o, cell.b_f, cell.b_i)
+    return _Arguments(x, *state, noise, lengths, *weights, list(cell.A), list(cell.B), list(cell.beta))
 
 
 def _allocate(a: _Arguments) -> _Made:

@@ -57,9 +57,15 @@ def rhn_scan(
     cell: RHNCell, drive: Tensor, s0: Tensor, noise: tuple[Tensor, Tensor] | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """As `reference_scan`."""
-    weights = (list(cell.R_H), list(cell.R_T), list(cell.b_H), list(cell.b_T))
-    features, s = _op(_Arguments(drive, s0, None if noise is None else noise[1], lengths, *weights))
+    features, s = _op(arguments_of(cell, drive, s0, noise, lengths))
     return features, s
+
+
+def arguments_of(
+    cell: RHNCell, drive: Tensor, s0: Tensor, noise: tuple[Tensor, Tensor] | None, lengths: Tensor | None
+) -> _Arguments:
+    weights = (list(cell.R_H), list(cell.R_T), list(cell.b_H), list(cell.b_T))
+    return _Arguments(drive, s0, None if noise is None else noise[1], lengths, *weights)
 
 
 def _allocate(a: _Arguments) -> _Made:

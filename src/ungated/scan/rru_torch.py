@@ -66,9 +66,13 @@ def rru_scan(
     cell: RRUCell, drive: Tensor, h0: Tensor, noise: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """As `reference_scan`."""
-    weights = (cell.W_h, list(cell.W_k), list(cell.b_k), cell.W_c, cell.b_c, cell.S, cell.Z)
-    d, h = _op(_Arguments(drive, h0, noise, lengths, *weights, bool(cell.normalize), bool(cell.output_relu)))
+    d, h = _op(arguments_of(cell, drive, h0, noise, lengths))
     return d, h
+
+
+def arguments_of(cell: RRUCell, drive: Tensor, h0: Tensor, noise: Tensor | None, lengths: Tensor | None) -> _Arguments:
+    weights = (cell.W_h, list(cell.W_k), list(cell.b_k), cell.W_c, cell.b_c, cell.S, cell.Z)
+    return _Arguments(drive, h0, noise, lengths, *weights, bool(cell.normalize), bool(cell.output_relu))
 
 
 def _allocate(a: _Arguments) -> _Made:
