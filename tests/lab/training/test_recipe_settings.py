@@ -122,6 +122,13 @@ def test_convert_refuses(value, annotation):
         convert(value, annotation)
 
 
+def test_a_number_that_is_too_large_is_told_the_limit():
+    with pytest.raises(Unsuitable, match=r"a number of at most 1e\+15 in size, got 1e\+30"):
+        convert(1e30, float)
+    with pytest.raises(Unsuitable, match=r"an integer of at most 1e\+15 in size"):
+        parse("10000000000000000", int)
+
+
 def test_a_value_is_never_looked_up():
     # OmegaConf would read the environment here.
     assert convert("${oc.env:HOME}", str) == "${oc.env:HOME}"

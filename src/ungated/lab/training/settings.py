@@ -35,7 +35,7 @@ def convert(value: object, annotation: Any) -> Any:
         found, result = _convert_one(value, kind)
         if found:
             return result
-    raise Unsuitable(f"should be {describe(annotation)}, got {shown(value)}")
+    raise Unsuitable(f"should be {describe(annotation)}{_limit(value)}, got {shown(value)}")
 
 
 def parse(text: str, annotation: Any) -> Any:
@@ -49,7 +49,7 @@ def parse(text: str, annotation: Any) -> Any:
             found, result = _convert_one(candidate, kind)
             if found:
                 return result
-    raise Unsuitable(f"should be {describe(annotation)}, got {shown(text)}")
+    raise Unsuitable(f"should be {describe(annotation)}{_limit(_number(text))}, got {shown(text)}")
 
 
 def supported(annotation: Any) -> bool:
@@ -76,6 +76,11 @@ def describe(annotation: Any) -> str:
         elif not (kind is int and float in alternatives):
             words.append(names.get(kind, str(kind)))
     return " or ".join(words)
+
+
+def _limit(value: object) -> str:
+    too_large = isinstance(value, (int, float)) and not abs(value) <= LARGEST
+    return f" of at most {LARGEST:.0e} in size" if too_large else ""
 
 
 def shown(value: object) -> str:
