@@ -41,6 +41,10 @@ class RunBusyError(RunError):
     """A run directory that another process is writing."""
 
 
+class StudyError(LabError):
+    """A study that cannot start or go on, or whose storage cannot be used."""
+
+
 class Interrupted(LabError):
     """Stopped on request, with everything saved."""
 
