@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ _STYLE_SHEET: dict[Any, Any] = {
 
 #: The width of every figure, in inches: at half a page's width its 13 point text is 6.5 points high.
 WIDTH = 8.4
+_REMARK_LETTERS = 88
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,22 @@ def draw(
     paint: Callable[[Figure], None],
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
+    remark: str = "",
 ) -> Drawing:
-    """A drawing, WIDTH by `height` inches, that `paint` fills; `columns` and `rows` are the numbers it shows."""
+    """A drawing, WIDTH by `height` inches, that `paint` fills; `columns` and `rows` are the numbers it shows.
+
+    remark: what must not be lost where the picture is shown without its caption, written across its top.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE_SHEET):
         # The object-oriented interface: no global state, no display, safe in any process.
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        lines = textwrap.wrap(remark, _REMARK_LETTERS)
+        figure = Figure(figsize=(WIDTH, height + 0.25 * len(lines)), layout="constrained")
         FigureCanvasAgg(figure)
+        if lines:
+            figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12, style="italic")
         paint(figure)
     return Drawing(name, title, caption, figure, columns, rows)

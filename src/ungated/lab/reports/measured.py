@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ungated.lab.data import DATASETS
 from ungated.lab.errors import UsageError
-from ungated.lab.files import atomic_write_text
 from ungated.lab.reports.metrics import SPREAD, duration, metric_named, summarize
 from ungated.lab.reports.records import Record, by_settings, load_results
 from ungated.lab.reports.tables import Table
@@ -112,21 +111,13 @@ def markdown(records: Sequence[Record], level: int = 3) -> str:
 
 def with_results(text: str, results: str | Path) -> str:
     """`text` with what stands between the two markers replaced by the tables of `results`; UsageError without them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UsageError(f"there is no place for the tables: put the two lines {BEGIN} and {END} where they should be")
-    return f"{before}{BEGIN}\n\n{markdown(list(load_results(results).values()))}\n\n{END}{after}"
+    return between(text, BEGIN, END, markdown(list(load_results(results).values())))
 
 
-def write_readme(readme: str | Path, results: str | Path) -> bool:
-    """Bring the tables of a file up to date; whether anything changed. Raises UsageError as `with_results` does."""
-    readme = Path(readme)
-    try:
-        before = readme.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {readme}: {error.strerror}") from error
-    after = with_results(before, results)
-    if after != before:
-        atomic_write_text(readme, after)
-    return after != before
+def between(text: str, begin: str, end: str, new: str) -> str:
+    """`text` with `new` between two markers in place of what stands there. Raises UsageError where they are not."""
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise UsageError(f"there is no place for the tables: put the two lines {begin} and {end} where they should be")
+    return f"{before}{begin}\n\n{new}\n\n{end}{after}"
