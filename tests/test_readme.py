@@ -16,7 +16,7 @@ import typer
 from ungated.lab import compare
 from ungated.lab.cli import app, main
 from ungated.lab.commands.options import name_and_settings
-from ungated.lab.reports.measured import with_results
+from ungated.lab.reports.readme import with_tables
 from ungated.lab.training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +36,7 @@ def blocks(language: str) -> list[str]:
 def shell_lines() -> list[str]:
     """Every command of the sh blocks, and of the README's table of commands."""
     lines = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    lines = [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for line in lines]  # settings of the environment
     lines += re.findall(r"^\| `(ungated [^`]*)`", README, re.MULTILINE)
     lines += [f"ungated {words}" for words in re.findall(r"-m ungated ([^`]*)`", README)]
     return [*filter(None, lines)]
@@ -146,5 +147,7 @@ def test_links_and_named_files_exist(page: Path) -> None:
         assert (place / target).exists(), f"{page.name} names {target}"
 
 
-def test_results_table_is_what_the_files_say() -> None:
-    assert with_results(README, ROOT / "results") == README, "run: ungated report --readme README.md"
+def test_tables_are_what_the_files_say() -> None:
+    assert with_tables(README, ROOT / "results", ROOT / "benchmarks") == README, (
+        "run: ungated report --readme README.md"
+    )

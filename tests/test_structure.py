@@ -26,6 +26,7 @@ ROOMS = (
     ("ungated.lab.data",),
     ("ungated.lab.tasks",),
     ("ungated.lab.training", "ungated.lab.recipes"),
+    ("ungated.lab.bench", "ungated.lab.doctor"),
     ("ungated.lab.workers",),
     ("ungated.lab.studies",),
     ("ungated.lab.reports",),

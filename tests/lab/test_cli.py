@@ -17,7 +17,18 @@ import typer
 
 from ungated.lab.cli import app, main
 
-COMMANDS = ("compare", "train", "show", "evaluate", "resume", "report", "data list", "data fetch", "data verify")
+COMMANDS = (
+    "bench",
+    "compare",
+    "train",
+    "show",
+    "evaluate",
+    "resume",
+    "report",
+    "data list",
+    "data fetch",
+    "data verify",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ungated.lab.errors import UsageError
-from ungated.lab.reports.measured import BEGIN, END, markdown, sections, with_results, write_readme
+from ungated.lab.reports.measured import BEGIN, END, markdown, sections, with_results
+from ungated.lab.reports.readme import write_readme
 from ungated.lab.reports.records import collect, read_run
 
 MakeRun = Callable[..., Path]
@@ -52,13 +53,13 @@ def test_between_the_markers_and_nowhere_else(make_run: MakeRun, tmp_path: Path)
     results, readme = tmp_path / "results", tmp_path / "README.md"
     collect(read_run(make_run()), results)
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    assert write_readme(readme, results)
+    assert write_readme(readme, results, tmp_path)
     text = readme.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert "8.600" in text
-    assert not write_readme(readme, results)
+    assert not write_readme(readme, results, tmp_path)
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:
@@ -71,5 +72,5 @@ def test_without_markers_nothing_is_written(tmp_path: Path, text: str) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match="no place for the tables"):
-        write_readme(readme, tmp_path)
+        write_readme(readme, tmp_path, tmp_path)
     assert readme.read_text(encoding="utf-8") == text

@@ -12,6 +12,7 @@ from ungated.lab.commands.output import note, say, say_json, say_table
 from ungated.lab.errors import UsageError
 
 Results = Annotated[Path, typer.Option("--results", help="The folder of kept results.")]
+Benchmarks = Annotated[Path, typer.Option("--benchmarks", help="With --readme: the folder of kept measurements.")]
 
 
 def report(
@@ -31,6 +32,7 @@ def report(
         typer.Option("--readme", help="Write the tables between the two markers of this file.", show_default=False),
     ] = None,
     results: Results = Path("results"),
+    benchmarks: Benchmarks = Path("benchmarks"),
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -38,7 +40,8 @@ def report(
 
     Every number comes from a file of the results folder; none is written by hand.
     """
-    from ungated.lab.reports.measured import sections, write_readme
+    from ungated.lab.reports.measured import sections
+    from ungated.lab.reports.readme import write_readme
     from ungated.lab.reports.records import collect as keep
     from ungated.lab.reports.records import load_results, read_run
 
@@ -51,7 +54,8 @@ def report(
         for record in records:
             note(f"kept {keep(record, results, name)}")
     if readme is not None:
-        note(f"{readme}: {'brought up to date' if write_readme(readme, results) else 'already up to date'}")
+        changed = write_readme(readme, results, benchmarks)
+        note(f"{readme}: {'brought up to date' if changed else 'already up to date'}")
         return
     shown = records or list(load_results(results).values())
     if as_json:
