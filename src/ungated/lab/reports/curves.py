@@ -81,21 +81,9 @@ def _rows(lines: Sequence[Line], axis: str, metric: str) -> list[list[Any]]:
 
 
 def _paint_line(axes: Axes, line: Line, axis: str, split: str, words: Metric, metric: str, place: int) -> None:
-    color, dashes, marker = STYLES[place % len(STYLES)]
-    shown = [(float(p.at[axis]), s) for p in line.points if (s := p.summary(split)) is not None]
-    shown.sort(key=lambda pair: pair[0])
-    axes.errorbar(
-        [at for at, _ in shown],
-        [words.scale * summary.mean for _, summary in shown],
-        yerr=[words.scale * (summary.half_width or 0.0) for _, summary in shown],
-        color=color,
-        linestyle=dashes,
-        marker=marker,
-        markersize=6,
-        elinewidth=1.2,
-        capsize=3 if any(summary.half_width for _, summary in shown) else 0,
-        label=line.label,
-    )
+    shown = sorted((float(p.at[axis]), s.mean, s.half_width or 0.0) for p in line.points if (s := p.summary(split)))
+    _paint_values(axes, shown, words.scale, line.label, place)
+    color, _, marker = STYLES[place % len(STYLES)]
     best = selected(line.points, split, metric)
     if best is not None:
         ring: dict[str, Any] = {"marker": "o", "markersize": 15, "markerfacecolor": "none", "markeredgecolor": color}
@@ -121,6 +109,56 @@ def _cross_failed(axes: Axes, lines: Sequence[Line], axis: str, words: Metric) -
         if failed:
             axes.plot(failed, [worst] * len(failed), "x", color=color, markersize=9, markeredgewidth=2, clip_on=False)
     axes.set_ylim(bottom, top)
+
+
+def depth_figure(
+    name: str, title: str, lines: Sequence[Line], metric: str, sizes: tuple[str, str], *, remark: str = ""
+) -> Drawing:
+    """Measured left, published right, against recurrence depth: of each line validation and test.
+
+    sizes: in words, of the two panels. The panels have axes of their own unless the sizes are the same: models of
+    another size are compared by shape. Raises ValueError where there is nothing finite to draw.
+    """
+    words = metric_named(metric)
+    if not any(point.mean("test") is not None for line in lines for point in line.points):
+        raise ValueError("nothing to draw: no run has a finite result")
+
+    def paint(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, sharey=sizes[0] == sizes[1])
+        for place, line in enumerate(lines):
+            for half, split in enumerate(("valid", "test")):
+                label = f"{line.label}, {'validation' if split == 'valid' else 'test'}"
+                shown = [(p.at["depth"], p.summary(split)) for p in line.points]
+                measured = [(depth, s.mean, s.half_width or 0.0) for depth, s in shown if s is not None]
+                given = [(row[0], row[1 + half], 0.0) for row in line.published if row[1 + half] is not None]
+                for axes, values in ((left, measured), (right, given)):
+                    _paint_values(axes, values, words.scale, label, 2 * place + half)
+        left.set_title(f"measured, {sizes[0]}", loc="left")
+        right.set_title(f"published, {sizes[1]}", loc="left")
+        for axes in (left, right):
+            axes.set_xlabel("recurrence depth")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        left.set_ylabel(f"{words.label}, lower is better")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3)
+
+    caption = "Bars are the 95 % interval of the mean over the seeds, where there are several."
+    return draw(name, title, caption, 4.8, paint, _COLUMNS, _rows(lines, "depth", metric), remark)
+
+
+def _paint_values(axes: Axes, values: Sequence[tuple[Any, Any, float]], scale: float, label: str, place: int) -> None:
+    color, dashes, marker = STYLES[place % len(STYLES)]
+    axes.errorbar(
+        [float(depth) for depth, _, _ in values],
+        [scale * float(mean) for _, mean, _ in values],
+        yerr=[scale * half for _, _, half in values],
+        color=color,
+        linestyle=dashes,
+        marker=marker,
+        markersize=6,
+        elinewidth=1.2,
+        capsize=3 if any(half for _, _, half in values) else 0,
+        label=label,
+    )
 
 
 def convergence_figure(

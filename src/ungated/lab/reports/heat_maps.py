@@ -158,7 +158,7 @@ def _figure(
 def _colour_range(
     sources: Sequence[Sequence[float]], darker_is_higher: bool
 ) -> tuple[float, float, Literal["neither", "min", "max"]]:
-    """From the best value to the worst, but for the worst twentieth of each source: few would leave all others alike."""
+    """From the best value to the worst, but for the worst twentieth of each source: few would dwarf the others."""
     ordered = [sorted(values) for values in sources]
     best, worst = min(values[0] for values in ordered), max(values[-1] for values in ordered)
     low, high = best, worst

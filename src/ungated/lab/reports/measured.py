@@ -8,7 +8,7 @@ from pathlib import Path
 from ungated.lab.data import DATASETS
 from ungated.lab.errors import UsageError
 from ungated.lab.reports.metrics import SPREAD, duration, metric_named, summarize
-from ungated.lab.reports.records import Record, by_settings, load_results
+from ungated.lab.reports.records import Record, by_settings, load_results, machine
 from ungated.lab.reports.tables import Table
 
 BEGIN = "<!-- results: begin (written by `ungated report --readme README.md`) -->"
@@ -66,7 +66,7 @@ def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]
         if (published := group[0].result.get("published"))
     }
     notes.extend(f"Published, under the {protocol} protocol: {source.rstrip('.')}." for protocol, source in sources)
-    machines = sorted({_machine(record) for group in groups for record in group})
+    machines = sorted({machine(record.environment) for group in groups for record in group})
     notes.append(f"Time: {'; '.join(machines)}.")
     return heading, Table(columns, rows, left=("cell", "changed")), notes
 
@@ -89,14 +89,6 @@ def _row(group: Sequence[Record], compared: bool) -> list[str]:
         *([f"{metric.written(published['value'])} ({published['protocol']})" if published else ""] if compared else []),
         duration(sum(record.seconds for record in group) / len(group)),
     ]
-
-
-def _machine(record: Record) -> str:
-    environment = record.environment
-    threads = int(environment.get("threads", 1))
-    name = environment.get("device_name") or environment.get("device")
-    where = f"{name}, {threads} thread{'s' if threads > 1 else ''}" if environment.get("device") == "cpu" else f"{name}"
-    return f"{where}, torch {environment.get('torch')}"
 
 
 def markdown(records: Sequence[Record], level: int = 3) -> str:

@@ -18,7 +18,7 @@ from ungated.lab.training.run import RunDirectory
 FORMAT = 1
 
 #: Of environment.json: what the numbers and the time depend on. Its command may name places on somebody's disk.
-_ENVIRONMENT = (
+KEPT_ENVIRONMENT = (
     "ungated",
     "torch",
     "python",
@@ -140,7 +140,7 @@ def read_run(path: str | Path) -> Record:
     return Record(
         result=result,
         recipe=recipe,
-        environment={key: environment[key] for key in _ENVIRONMENT if key in environment},
+        environment={key: environment[key] for key in KEPT_ENVIRONMENT if key in environment},
         curve=_curve(entries),
         seconds=sum(float(entry["seconds"]) for entry in entries),
     )
@@ -148,14 +148,15 @@ def read_run(path: str | Path) -> Record:
 
 def _curve(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     curve: dict[str, list[float | None]] = {
-        name: [_rounded(entry.get(name)) for entry in entries] for name in ("epoch", "train_loss", "learning_rate")
+        name: [rounded(entry.get(name)) for entry in entries] for name in ("epoch", "train_loss", "learning_rate")
     }
     for metric in sorted({metric for entry in entries for metric in entry["valid"]}):
-        curve[f"valid {metric}"] = [_rounded(entry["valid"].get(metric)) for entry in entries]
+        curve[f"valid {metric}"] = [rounded(entry["valid"].get(metric)) for entry in entries]
     return curve
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """To six digits: enough for a curve."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -203,3 +204,11 @@ def _place(cell: str) -> str:
     """Sorts as CELLS lists them, then a person's own by name."""
     names = list(CELLS)
     return f"{names.index(cell):03d}" if cell in CELLS else f"~{cell}"
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """In words, what a run's times depend on: device, threads, version of torch."""
+    threads = int(environment.get("threads", 1))
+    name = environment.get("device_name") or environment.get("device")
+    where = f"{name}, {threads} thread{'s' if threads > 1 else ''}" if environment.get("device") == "cpu" else f"{name}"
+    return f"{where}, torch {environment.get('torch')}"
