@@ -212,7 +212,7 @@ def test_without_a_library_a_slower_path_runs_and_one_line_says_so(
             cell = CELLS[name](2, 3)
             choice = choose(cell, cell.project(torch.zeros(5, 1, 2)), cell.initial_state(1), backend="auto")
             assert choice.path == "torch"
-            assert choice.passed_over == {"cpu": "no luck"}
+            assert choice.passed_over["cpu"] == "no luck"
         assert [record.getMessage().partition(": ")[2] for record in caplog.records] == ["no luck"]
     finally:
         cpu._tried.cache_clear()

@@ -16,6 +16,8 @@ from ungated.cells.cell import Cell, Noise, State
 from ungated.scan.conditions import why_not
 from ungated.scan.cpu import SCANS as CPU_SCANS
 from ungated.scan.cpu import why_not_cpu
+from ungated.scan.graphs import SCANS as GRAPH_SCANS
+from ungated.scan.graphs import why_not_graph
 from ungated.scan.gru_torch import gru_scan
 from ungated.scan.lstm_torch import lstm_scan
 from ungated.scan.mogrifier_torch import mogrifier_scan
@@ -25,6 +27,7 @@ from ungated.scan.rru_torch import rru_scan
 
 #: The paths that are written for some cells, fastest first; the reference runs them all.
 PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
+    "graph": GRAPH_SCANS,
     "cpu": CPU_SCANS,
     "torch": {
         RRUCell: rru_scan,
@@ -35,6 +38,15 @@ PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
     },
 }
 BACKENDS = ("auto", "reference", *PATHS)
+
+#: Why "auto" does not take a path yet, though it may run: `backend` with its name does.
+UNPROVEN = {"graph": "its results have not been compared on a GPU yet"}
+
+# What a path asks for beyond what all of them do.
+_CONDITIONS: dict[str, Callable[[Cell, type[Cell], Tensor, Noise], str]] = {
+    "graph": why_not_graph,
+    "cpu": why_not_cpu,
+}
 
 # With fewer time steps, setting an operator up costs more than its loop gains.
 _FEWEST_STEPS = 4
@@ -87,8 +99,10 @@ def choose(
             reason = f"{type(cell).__name__} has a step of its own"
         else:
             reason = why_not(drive, state, noise, lengths, cell.parameters())
-            if path == "cpu" and not reason:
-                reason = why_not_cpu(cell, known, drive, noise)
+            if path in _CONDITIONS:
+                reason = reason or _CONDITIONS[path](cell, known, drive, noise)
+            if name == "auto":
+                reason = reason or UNPROVEN.get(path, "")
         if known is not None and not reason:
             return Choice(path, passed_over, written[known])
         passed_over[path] = reason
