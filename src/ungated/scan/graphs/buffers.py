@@ -37,7 +37,7 @@ class Buffers:
 
     def nbytes(self) -> int:
         gradients = [] if self.G_features is None else [self.G_features, self.G_drive, *self.G_states, *self.G_weights]
-        given = [*self.loops.passing(self.a), *self.loops.lasting(self.a)]
+        given = [*self.loops.passing(self.a, 0, len(self.a[0])), *self.loops.lasting(self.a)]
         return sum(tensor.nbytes for tensor in (*given, *self.made, *gradients))
 
     def forward(self, steps: int) -> Work:

@@ -131,8 +131,8 @@ class Graphed:
 
     def _passing(self, buffers: Buffers, a: Any, start: int, steps: int) -> list[Pair]:
         """Each place for what some time steps take, with it."""
-        places = self._loops.passing(self._loops.arguments_at(buffers.a, 0, steps))
-        return list(zip(places, self._loops.passing(self._loops.arguments_at(a, start, steps)), strict=True))
+        loops = self._loops
+        return list(zip(loops.passing(buffers.a, 0, steps), loops.passing(a, start, steps), strict=True))
 
     def _made(self, buffers: Buffers, made: Any, start: int, steps: int) -> list[Pair]:
         """Each place for what is made of some time steps, and where that is in the end."""

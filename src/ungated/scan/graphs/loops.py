@@ -46,11 +46,6 @@ class Loops:
         noise = a[self.results]
         return self.weights(a) if noise is None or len(noise) > 1 else [noise, *self.weights(a)]
 
-    def passing(self, a: Any) -> list[Tensor]:
-        """What does not, but the states."""
-        lengths = a[self.results + 1]
-        return [a[i] for i in self.timed(a)] + ([] if lengths is None else [lengths])
-
     def axes(self, a: Any) -> list[int | None]:
         """The axis of time in each tensor that the loops make; None: it has none."""
         one, two = (a._replace(**{a._fields[0]: a[0].new_empty(T, *a[0].shape[1:])}) for T in (1, 2))
@@ -69,6 +64,11 @@ class Loops:
         if start and a[self.results + 1] is not None:
             changed[a._fields[self.results + 1]] = a[self.results + 1] - start
         return a._replace(**changed)
+
+    def passing(self, a: Any, start: int, steps: int) -> list[Tensor]:
+        """What some time steps alone take, but the states."""
+        given, lengths = self.arguments_at(a, start, steps), self.results + 1
+        return [given[i] for i in (*self.timed(a), *([] if a[lengths] is None else [lengths]))]
 
     def with_states(self, a: Any, states: Sequence[Tensor]) -> Any:
         return a._replace(**dict(zip(a._fields[1 : self.results], states, strict=True)))
