@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ungated.lab.errors import Interrupted, LabError, RunError
@@ -121,8 +122,7 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             self.alive = False
-            code = self.process.exitcode or 0
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            how = ending(self.process)
             what, value = "failed", f"its process was {how} (too little memory?): the same command goes on with it"
         index = self.job
         if what in ("finished", "failed"):
@@ -137,6 +137,12 @@ class _Worker:
         self.pipe.close()
 
 
+def ending(process: BaseProcess) -> str:
+    """How a process that is over came to its end, in words."""
+    code = process.exitcode or 0
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
 def _work(pipe: Connection) -> None:
     """The worker process: train what comes through the pipe until nothing more comes."""
     import torch
@@ -144,7 +150,7 @@ def _work(pipe: Connection) -> None:
     torch.set_num_threads(1)
     # Of one's own group, so that Ctrl-C in the terminal reaches the parent alone, which passes it on once.
     os.setsid()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     while True:
         try:
             job: Job = pipe.recv()
@@ -155,12 +161,12 @@ def _work(pipe: Connection) -> None:
         except Interrupted:
             return
         except LabError as error:
-            _send(pipe, "failed", str(error))
+            send(pipe, "failed", str(error))
         except Exception as error:
             # Whatever goes wrong in one run, the other runs go on; the message says where it came from.
-            _send(pipe, "failed", f"{type(error).__name__}: {error}")
+            send(pipe, "failed", f"{type(error).__name__}: {error}")
         else:
-            _send(pipe, "finished", None)
+            send(pipe, "finished", None)
 
 
 def _train(job: Job, progress: Progress) -> None:
@@ -174,16 +180,18 @@ def _train(job: Job, progress: Progress) -> None:
         train(run, recipe, seed=job.seed, device=job.device, data_dir=job.data_dir, progress=progress)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the end of the process that started this one, then ask this one to stop; for a thread of its own."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _send(pipe: Connection, what: str, value: Any) -> None:
+def send(pipe: Connection, *message: Any) -> None:
+    """Tell the parent, if it is still there."""
     with contextlib.suppress(OSError):  # the parent is gone: so is the reader
-        pipe.send((what, value))
+        pipe.send(message)
 
 
 class _PipeProgress(Progress):
@@ -197,7 +205,7 @@ class _PipeProgress(Progress):
         self._max_epochs = outlook.max_epochs
 
     def epoch(self, entry: Mapping[str, Any], best: float | None, waited: int) -> None:
-        _send(self._pipe, "epoch", (int(entry["epoch"]), self._max_epochs))
+        send(self._pipe, "epoch", (int(entry["epoch"]), self._max_epochs))
 
 
 class Clock(Watcher):
