@@ -28,6 +28,17 @@ COMMANDS = (
     "data list",
     "data fetch",
     "data verify",
+    "tune",
+    "study start",
+    "study run",
+    "study status",
+    "study collect",
+    "study slurm",
+    "study robustness",
+    "study dropout",
+    "study ablation",
+    "study convergence",
+    "study depth",
 )
 
 
@@ -61,7 +72,7 @@ def test_the_commands_are_these() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from ungated.lab.cli import main; main(['--help']);"
-        "print([m for m in ('torch', 'numpy', 'scipy', 'sklearn', 'matplotlib') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'scipy', 'sklearn', 'matplotlib', 'optuna') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -73,7 +84,7 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     assert f"Example: ungated {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("group", [[], ["data"]])
+@pytest.mark.parametrize("group", [[], ["data"], ["study"]])
 def test_no_line_of_the_list_of_commands_is_cut(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*group, "--help"]) == 0
     assert "..." not in capsys.readouterr().out.partition("Commands:")[2]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ungated import __version__
-from ungated.lab.commands import bench, compare, data, report, runs, show
+from ungated.lab.commands import bench, compare, data, report, runs, show, studies
 from ungated.lab.commands.output import note
 from ungated.lab.errors import Interrupted, LabError
 
@@ -65,6 +65,10 @@ app.command(
     short_help="Measure speed against the peers.",
     epilog="Example: ungated bench --case rru-2.6m --case lstm-2.6m --rounds 5 --out benchmarks/results/mine.json",
 )(bench.bench)
+app.command(
+    short_help="Search a cell's settings.", epilog="Example: ungated tune jsb --cell rru --trials 100 --workers 4"
+)(studies.tune)
+app.add_typer(studies.app, name="study", help="Many runs: grids, sweeps, variants, repeats, searches.")
 app.add_typer(data.app, name="data", help="The files that runs read.")
 
 

@@ -19,7 +19,7 @@ from ungated.lab.commands.options import (
     Words,
     name_and_settings,
 )
-from ungated.lab.commands.output import note, say, say_json, say_table
+from ungated.lab.commands.output import counted, note, say, say_json, say_table
 from ungated.lab.errors import UsageError
 
 Cells = Annotated[
@@ -75,11 +75,13 @@ def compare(
     size = planned.recipes[0].model.parameters
     if not quiet:
         note(
-            f"{planned.dataset}: {len(planned.recipes)} cells x {planned.seeds} seeds"
+            f"{planned.dataset}: {counted(len(planned.recipes), 'cell')} x {counted(planned.seeds, 'seed')}"
             + (f", at most {size:,} parameters each" if size is not None else "")
             + f", {min(team, max(1, len(todo)))} at a time, in {planned.out}"
         )
-    with make_display(todo, planned, team, quiet=quiet) as display:
+    labels = [f"{recipe.cell} seed {seed}" for recipe, seed in todo]
+    total = len(planned.recipes) * planned.seeds
+    with make_display(labels, [recipe.cell for recipe, _ in todo], total, team, quiet=quiet) as display:
         result = run_comparison(planned, workers=team, device=device, data_dir=data_dir, watcher=display)
     if as_json:
         figure = None if result.figure is None else str(result.figure)

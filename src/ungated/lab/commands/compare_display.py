@@ -1,4 +1,4 @@
-"""The progress of a comparison: one bar with what runs now and the time left; lines where there is no terminal."""
+"""The progress of many runs: one bar with what runs now and the time left; lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
-from ungated.lab.compare import Plan
 from ungated.lab.reports.metrics import duration
-from ungated.lab.training.recipe import Recipe
 from ungated.lab.workers import Clock, Watcher
 
 
@@ -22,14 +20,17 @@ class Display(Watcher):
         """End the display."""
 
 
-def make_display(todo: Sequence[tuple[Recipe, int]], plan: Plan, workers: int, *, quiet: bool = False) -> Display:
-    """What fits standard error: a bar on a terminal, lines elsewhere, nothing if quiet."""
+def make_display(
+    labels: Sequence[str], kinds: Sequence[str], total: int, workers: int, *, quiet: bool = False
+) -> Display:
+    """What fits standard error: a bar on a terminal, lines elsewhere, nothing if quiet.
+
+    labels: of the runs still to be done, in the order of their indices; kinds: what makes their times alike.
+    """
     if quiet:
         return Display()
-    labels = [f"{recipe.cell} seed {seed}" for recipe, seed in todo]
-    clock = Clock([recipe.cell for recipe, _ in todo], workers)
     kind = _Bar if sys.stderr.isatty() else _Lines
-    return kind(labels, len(plan.recipes) * plan.seeds, clock)
+    return kind(labels, total, Clock(kinds, workers))
 
 
 class _Lines(Display):

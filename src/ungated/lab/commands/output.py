@@ -44,6 +44,11 @@ def note(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def counted(number: int, thing: str) -> str:
+    """ "1 cell", "5 cells"."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def published_line(published: Mapping[str, Any]) -> str:
     """The published value that a recipe is to reach."""
     return (

@@ -75,8 +75,8 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe.override(settings), published=None)
 
 
-def create_study(path: str | Path, definition: Definition, *, data_dir: str | Path | None = None) -> Study:
-    """Begin a study in a new or empty directory, or open the equal one that lies there.
+def prepare_study(path: str | Path, definition: Definition, *, data_dir: str | Path | None = None) -> Study:
+    """The study as it would be in a directory, checked; nothing is written, and an equal one there is opened.
 
     Raises UsageError and RecipeError (the definition), StudyError (the directory, or another study in it), DataError.
     """
@@ -93,7 +93,14 @@ def create_study(path: str | Path, definition: Definition, *, data_dir: str | Pa
             raise StudyError(f"{path} holds another study ({_difference(there, study)}): choose another directory")
         return there
     check_study(study, data_dir)
-    directory.create(definition, {label: recipe.to_toml() for label, recipe in recipes.items()})
+    return study
+
+
+def create_study(path: str | Path, definition: Definition, *, data_dir: str | Path | None = None) -> Study:
+    """Begin a study in a new or empty directory, or open the equal one that lies there. Raises as `prepare_study`."""
+    study = prepare_study(path, definition, data_dir=data_dir)
+    if not study.directory.exists:
+        study.directory.create(definition, {label: recipe.to_toml() for label, recipe in study.recipes.items()})
     return study
 
 

@@ -1,0 +1,190 @@
+"""How long a study will take, from a few real updates of its smallest and its largest model."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ungated.lab.studies.points import Point
+from ungated.lab.studies.study import Checker, Study, examples
+from ungated.lab.training.build import build
+from ungated.lab.training.evaluate import measure
+from ungated.lab.training.progress import Outlook, Progress
+from ungated.lab.training.recipe import Recipe
+from ungated.lab.training.run import RunDirectory
+from ungated.lab.training.train import train
+
+#: Updates that are timed, after one that is not; fewer where they take longer than this many seconds.
+UPDATES, LONGEST = 3, 10.0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run before it is made; sizes and time are None for a search's, whose settings are yet to be drawn."""
+
+    point: Point
+    hidden_size: int | None
+    parameters: int | None
+    epoch_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """least, most: seconds of all runs one after the other, at the fewest and at the most epochs; None: no limit."""
+
+    planned: Sequence[Planned]
+    epoch_seconds: tuple[float, float]
+    least_epochs: int
+    most_epochs: int | None
+    least: float
+    most: float | None
+
+
+def estimate(
+    study: Study, *, device: str = "cpu", data_dir: str | Path | None = None, threads: int | None = None
+) -> Estimate:
+    """List the runs of a study with their sizes, and time a few updates and evaluation batches of each cell.
+
+    A run's time is taken to be a straight line in its parameters between a cell's smallest and largest model. Every
+    run lasts at least its patience and one epoch; at most, its epochs. Raises as training does.
+    """
+    checker = Checker(data_dir)
+    cells = {label: _Line(study, label, checker, device, data_dir, threads) for label in study.definition.labels}
+    planned = []
+    for point in study.points:
+        if study.definition.kind == "tpe":
+            planned.append(Planned(point, None, None, None))
+            continue
+        recipe = study.recipe(point)
+        hidden_size, parameters = checker.size(recipe)
+        planned.append(Planned(point, hidden_size, parameters, cells[point.cell].at(parameters)))
+    training = next(iter(study.recipes.values())).training
+    most_epochs = training.max_epochs if training.patience is None or training.max_epochs < 10_000 else None
+    least_epochs = training.max_epochs
+    if training.patience is not None:
+        least_epochs = min(training.max_epochs, training.patience + 1)
+    ends = [seconds for line in cells.values() for seconds in line.ends]
+    whole = sum(entry.epoch_seconds if entry.epoch_seconds is not None else sum(ends) / len(ends) for entry in planned)
+    return Estimate(
+        planned=planned,
+        epoch_seconds=(min(ends), max(ends)),
+        least_epochs=least_epochs,
+        most_epochs=most_epochs,
+        least=whole * least_epochs,
+        most=None if most_epochs is None else whole * most_epochs,
+    )
+
+
+class _Line:
+    """Seconds of an epoch of one cell by the parameters of its model."""
+
+    def __init__(
+        self,
+        study: Study,
+        label: str,
+        checker: Checker,
+        device: str,
+        data_dir: str | Path | None,
+        threads: int | None,
+    ) -> None:
+        sized: dict[int, Recipe] = {}
+        for point in examples(study):
+            if point.cell == label:
+                recipe = study.recipe(point)
+                sized.setdefault(checker.size(recipe)[1], recipe)
+        small, large = min(sized), max(sized)
+        with _threads(threads):
+            self._points = {size: epoch_seconds(sized[size], device, data_dir) for size in {small, large}}
+        self.ends = list(self._points.values())
+
+    def at(self, parameters: int) -> float:
+        """The time of an epoch of that many parameters."""
+        (small, short), (large, long) = min(self._points.items()), max(self._points.items())
+        if small == large:
+            return short
+        return short + (long - short) * (parameters - small) / (large - small)
+
+
+def epoch_seconds(recipe: Recipe, device: str, data_dir: str | Path | None) -> float:
+    """Seconds of one epoch, training and validation, from a few updates and evaluation batches."""
+    timer = _Timer()
+    with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
+        train(RunDirectory(Path(folder) / "run"), recipe, device=device, data_dir=data_dir, progress=timer)
+    training = timer.per_batch() * timer.total
+    built = build(recipe, seed=0, device=device, data_dir=data_dir)
+    timer = _Timer()
+    timer.start()
+    with suppress(_Enough):
+        measure(built.model.eval(), built.task, recipe, "valid", recipe.protocol, timer.shown)
+    return training + timer.per_batch() * timer.total
+
+
+class _Enough(Exception):
+    """Enough has been timed."""
+
+
+class _Timer(Progress):
+    """Notes when batches are done, and ends the training or evaluation after a few."""
+
+    def __init__(self) -> None:
+        self.total = 1
+        self._times: list[float] = []
+
+    def start(self, outlook: Outlook | None = None, epoch: int = 1) -> None:
+        self._times.append(time.perf_counter())
+
+    def batch(self, done: int, total: int, loss: float) -> None:
+        self.shown(done, total)
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        raise _Enough  # a short epoch is over
+
+    def shown(self, done: int, total: int) -> None:
+        """A batch is done."""
+        self.total = total
+        self._times.append(time.perf_counter())
+        timed = len(self._times) - 2  # the first one warms up
+        if timed >= UPDATES or (timed > 0 and self._times[-1] - self._times[0] > LONGEST):
+            raise _Enough
+
+    def per_batch(self) -> float:
+        """The median of the times of batches, the first one left out where there are more."""
+        gaps = [after - before for before, after in itertools.pairwise(self._times)]
+        return statistics.median(gaps[1:] or gaps or [0.0])
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(min(count, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def rows(result: Estimate) -> list[dict[str, Any]]:
+    """The runs as JSON has them."""
+    return [
+        {
+            "number": entry.point.number,
+            "cell": entry.point.cell,
+            "variant": entry.point.variant,
+            "values": dict(entry.point.values),
+            "seed": entry.point.seed,
+            "hidden_size": entry.hidden_size,
+            "parameters": entry.parameters,
+            "epoch_seconds": None if entry.epoch_seconds is None else round(entry.epoch_seconds, 3),
+        }
+        for entry in result.planned
+    ]
