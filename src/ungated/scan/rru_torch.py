@@ -176,8 +176,16 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
             torch.where(ended[t], G_h[t + 1], carried, out=carried)
         put(with_W_h(carried, G_a_t, carried), carried)
 
+    return gradients_of(made, a, G_a, G_h, G_k, G_c if a.output_relu else None)
+
+
+def gradients_of(
+    made: _Made, a: _Arguments, G_a: Tensor, G_h: Tensor, G_k: Tensor, G_c: Tensor | None = None
+) -> list[Gradient | None]:
+    """All gradients, from what the loop backwards found; G_c: where output_relu."""
+    layers, s, (_, ended) = len(a.W_k), _kept_share(a), ended_rows(a.lengths, len(a.drive))
     G_after = G_h[1:] if ended is None else G_h[1:].masked_fill(ended, 0.0)
-    G_c = G_c if a.output_relu else G_after
+    G_c = G_after if G_c is None else G_c
 
     @cache
     def M() -> Tensor:
