@@ -1,0 +1,171 @@
+"""The GPU kernels' own source run on the CPU, thread by thread, against the reference: forward, backward, failures."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ungated.cells import CELLS
+from ungated.cells.cell import Cell, Noise, map_state
+from ungated.scan.cuda import kernel
+from ungated.scan.cuda.driver import LaunchError
+from ungated.scan.cuda.plan import Device, Plan, Work, _laid_out
+from ungated.scan.cuda.gru import gru_scan
+from ungated.scan.cuda.lstm import lstm_scan
+from ungated.scan.cuda.rru import rru_scan
+from ungated.scan.reference import reference_scan
+
+SHIM = Path(__file__).parent / "cuda_shim"
+SCANS: dict[str, Callable[..., Any]] = {"rru": rru_scan, "lstm": lstm_scan, "gru": gru_scan}
+
+
+class Compiled:
+    """A plan's kernel as a library of the CPU."""
+
+    def __init__(self, file: Path, made: Plan) -> None:
+        self.run, self.made = ctypes.CDLL(str(file)).run, made
+        self.seed = 0
+
+    def launch(self, blocks: int, arguments: ctypes.Structure, *, cooperative: bool) -> None:
+        assert cooperative or (self.made.ctas == 1 and not self.made.streamed)
+        self.seed += 1
+        status = self.run(ctypes.byref(arguments), blocks, self.made.threads, self.made.shared_bytes, self.seed)
+        assert status == 0, "the grid could not go on"
+
+
+class Virtual:
+    """A GPU of any size, and the team that a test wants on it."""
+
+    def __init__(self, directory: Path, rows: int, ctas: int, warps: int, shared: int) -> None:
+        self.directory, self.team, self.made = directory, (rows, ctas, warps), []
+        self._device = Device(max(2 * ctas, 4), shared, "sm_90")
+
+    def device(self, index: int) -> Device:
+        return self._device
+
+    def plan(self, work: Work, mode: str, batch: int, device: Device) -> Plan | None:
+        made = _laid_out(work, mode, batch, device, *self.team)
+        self.made.append(made)
+        return made
+
+    def function(self, made: Plan, index: int) -> Compiled:
+        text = kernel.source(made, SHIM / "shim.h") + (SHIM / "entry.h").read_text()
+        stem = self.directory / hashlib.sha256(text.encode()).hexdigest()[:20]
+        if not stem.with_suffix(".so").exists():
+            stem.with_suffix(".cpp").write_text(text)
+            command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"{stem}.cpp", "-o", f"{stem}.so"]
+            subprocess.run(command, check=True)
+        return Compiled(stem.with_suffix(".so"), made)
+
+    def flag(self) -> Tensor:
+        return torch.zeros(1, dtype=torch.int32)
+
+
+@pytest.fixture
+def virtual(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Virtual]]:
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+
+    def make(rows: int = 8, ctas: int = 1, warps: int = 4, shared: int = 232_448) -> Virtual:
+        gpu = Virtual(tmp_path_factory.getbasetemp(), rows, ctas, warps, shared)
+        monkeypatch.setattr(kernel, "_gpu", gpu)
+        monkeypatch.setattr(kernel, "plan", gpu.plan)
+        clear()
+        return gpu
+
+    def clear() -> None:
+        for found in (kernel._prepared, kernel._function, kernel._flag):
+            found.cache_clear()
+
+    yield make
+    clear()
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """What is never written is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+# name, input, hidden, options, T, B, masks; the team: rows, blocks, warps, shared memory.
+EXACT: list[tuple[str, int, int, dict[str, Any], int, int, bool, dict[str, int]]] = [
+    ("rru", 3, 1, {}, 1, 1, False, {}),
+    ("rru", 3, 5, {}, 4, 7, True, {}),
+    ("rru", 3, 21, {}, 4, 11, True, {"ctas": 3}),
+    ("rru", 2, 20, {"relu_layers": 2}, 3, 5, True, {"ctas": 2, "warps": 8}),
+    ("rru", 2, 20, {"relu_layers": 3}, 3, 19, True, {"rows": 16, "ctas": 2, "shared": 15_000}),
+    ("rru", 8, 23, {"normalize": False, "rezero": "scalar", "residual": "one"}, 3, 3, False, {"ctas": 2}),
+    ("lstm", 3, 1, {}, 1, 1, False, {}),
+    ("lstm", 3, 19, {"forget_bias": 0.5}, 4, 11, True, {"ctas": 3, "warps": 8}),
+    ("gru", 3, 1, {}, 1, 1, False, {}),
+    ("gru", 3, 19, {}, 4, 19, True, {"rows": 16, "ctas": 3}),
+    ("gru", 3, 19, {"reset": "after"}, 4, 3, True, {"ctas": 2}),
+    ("gru", 3, 9, {"reset": "after"}, 3, 5, False, {}),
+]
+
+
+@pytest.mark.parametrize("case", EXACT, ids=lambda case: "-".join(str(part) for part in case))
+def test_in_float32_it_is_as_exact_as_the_reference(case: Any, virtual: Callable[..., Virtual]) -> None:
+    virtual(**case[-1])
+    cell, drive, state, noise = _problem(case)
+    found, single, exact = _three(SCANS[case[0]], cell, drive, state, noise)
+    for key, value in exact.items():
+        error, own = (float((other[key] - value).norm()) for other in (found, single))
+        assert error <= 4 * own + 4 * torch.finfo(torch.float32).eps * float(value.norm()), key
+
+
+def _problem(case: Any) -> tuple[Cell, Tensor, Any, Noise]:
+    name, m, n, options, T, B, masks = case[:7]
+    generator = torch.manual_seed(0)
+    cell = CELLS[name](m, n, **options)  # type: ignore[call-arg]
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    drive = cell.project(torch.randn(T, B, m, generator=generator)).detach()
+    state = map_state(lambda zeros: torch.randn(zeros.shape, generator=generator), cell.initial_state(B))
+    noise: Noise = None
+    if masks:
+        for rate in ("recurrent_dropout", "state_dropout"):
+            if hasattr(cell, rate):
+                setattr(cell, rate, 0.4)
+        noise = cell.noise(T, B)
+    return cell, drive, state, noise
+
+
+def _three(
+    path: Callable[..., Any], cell: Cell, drive: Tensor, state: Any, noise: Noise
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """All results by the path, by the reference, and by the reference in float64."""
+    found = _everything(path, cell, drive, state, noise)
+    single = _everything(reference_scan, cell, drive, state, noise)
+    wide = None if noise is None else map_state(Tensor.double, noise)
+    exact = _everything(reference_scan, cell.double(), drive.double(), map_state(Tensor.double, state), wide)
+    assert found.keys() == exact.keys()
+    return found, single, exact
+
+
+def _everything(path: Callable[..., Any], cell: Cell, drive: Tensor, state: Any, noise: Noise) -> dict[str, Tensor]:
+    """Features, last state and all gradients, of a loss that both reach."""
+    drive, state = (map_state(lambda t: t.clone().requires_grad_(), s) for s in (drive, state))
+    cell.zero_grad()
+    features, last = path(cell, drive, state, noise, None)
+    starts, lasts = ((s,) if isinstance(s, Tensor) else s for s in (state, last))
+    loss = sum((torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view_as(t).sin() * t).sum() for t in (features, *lasts))
+    loss.backward()  # type: ignore[union-attr]
+    results = {"features": features, **{f"last {i}": t for i, t in enumerate(lasts)}, "gradient of drive": drive.grad}
+    results |= {f"gradient of state {i}": t.grad for i, t in enumerate(starts)}
+    results |= {f"gradient of {key}": p.grad for key, p in cell.named_parameters() if p.grad is not None}
+    return {key: value.detach().double() for key, value in results.items()}
