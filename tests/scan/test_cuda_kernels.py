@@ -18,9 +18,9 @@ from ungated.cells import CELLS
 from ungated.cells.cell import Cell, Noise, map_state
 from ungated.scan.cuda import kernel
 from ungated.scan.cuda.driver import LaunchError
-from ungated.scan.cuda.plan import Device, Plan, Work, _laid_out
 from ungated.scan.cuda.gru import gru_scan
 from ungated.scan.cuda.lstm import lstm_scan
+from ungated.scan.cuda.plan import Device, Plan, Work, _laid_out
 from ungated.scan.cuda.rru import rru_scan
 from ungated.scan.reference import reference_scan
 
@@ -169,3 +169,104 @@ def _everything(path: Callable[..., Any], cell: Cell, drive: Tensor, state: Any,
     results |= {f"gradient of state {i}": t.grad for i, t in enumerate(starts)}
     results |= {f"gradient of {key}": p.grad for key, p in cell.named_parameters() if p.grad is not None}
     return {key: value.detach().double() for key, value in results.items()}
+
+
+# The largest error of any result, over its size, that rounding the factors of products may cause.
+ROUGH = {"BF16": 3e-2, "FP16": 4e-3, "TF32": 4e-3}
+EACH: list[Any] = [
+    ("rru", 3, 37, {"relu_layers": 2}, 3, 11, True, {"rows": 16, "ctas": 2, "shared": 40_000}),
+    ("lstm", 3, 37, {}, 3, 9, True, {"ctas": 3}),
+    ("gru", 3, 37, {}, 3, 9, True, {}),
+    ("gru", 3, 37, {"reset": "after"}, 3, 17, False, {"rows": 32, "ctas": 2, "warps": 8}),
+]
+
+
+@pytest.mark.parametrize("mode", ROUGH)
+@pytest.mark.parametrize("case", EACH, ids=lambda case: f"{case[0]}{case[3] or ''}")
+def test_with_rounded_factors_it_is_close(
+    case: Any, mode: str, virtual: Callable[..., Virtual], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    virtual(**case[-1])
+    monkeypatch.setattr(kernel, "mode_of", lambda reduced: mode)
+    cell, drive, state, noise = _problem(case)
+    if case[0] == "rru":  # no ReLU near its kink, where rounding would decide
+        drive = drive + 4.0 * torch.randn(drive.shape[-1]).sign()
+        with torch.no_grad():
+            for b in cell.b_k:
+                b.add_(20.0 * torch.randn(b.shape).sign())
+    found, _, exact = _three(SCANS[case[0]], cell, drive, state, noise)
+    errors = {key: float((found[key] - value).norm() / value.norm()) for key, value in exact.items()}
+    assert max(errors.values()) <= ROUGH[mode], errors
+    assert max(errors.values()) >= ROUGH[mode] / 300, "nothing was rounded"
+
+
+def test_half_precision_is_no_worse_than_the_reference_s(virtual: Callable[..., Virtual]) -> None:
+    case = EACH[0]
+    gpu = virtual(**case[-1])
+    cell, drive, state, noise = (_halved(part) for part in _problem(case))
+    found, own, exact = _three(SCANS["rru"], cell, drive, state, noise)
+    assert {made.mode for made in gpu.made} == {"BF16"}
+    ours, theirs = (
+        max(float((got[key] - value).norm() / value.norm()) for key, value in exact.items()) for got in (found, own)
+    )
+    assert ours <= theirs
+
+
+def _halved(part: Any) -> Any:
+    return part if part is None else part.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("case", EACH, ids=lambda case: f"{case[0]}{case[3] or ''}")
+def test_rows_do_not_depend_on_each_other_nor_results_on_the_order_of_threads(
+    case: Any, virtual: Callable[..., Virtual]
+) -> None:
+    virtual(**case[-1])
+    cell, drive, state, noise = _problem(case)
+    before, _ = SCANS[case[0]](cell, drive, state, noise, None)
+    changed = drive.clone()
+    changed[:, 0] = float("nan")
+    after, _ = SCANS[case[0]](cell, changed, state, noise, None)
+    assert after[:, 0].isnan().any()
+    assert torch.equal(before[:, 1:], after[:, 1:])
+    with torch.no_grad():
+        bare, _ = SCANS[case[0]](cell, drive, state, noise, None)
+    assert torch.equal(before, bare)
+
+
+def test_a_batch_of_more_teams_than_the_gpu_holds_takes_several_launches(
+    virtual: Callable[..., Virtual], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    virtual(ctas=3)  # of which the GPU holds two
+    launches: list[int] = []
+    launch = Compiled.launch
+
+    def counted(self: Compiled, blocks: int, *args: Any, **options: Any) -> None:
+        launches.append(blocks)
+        launch(self, blocks, *args, **options)
+
+    monkeypatch.setattr(Compiled, "launch", counted)
+    cell, drive, state, noise = _problem(("lstm", 3, 19, {}, 2, 19, False))
+    with torch.no_grad():
+        found, _ = lstm_scan(cell, drive, state, noise, None)  # type: ignore[arg-type]
+    assert launches == [6, 3]
+    torch.testing.assert_close(found, reference_scan(cell, drive, state)[0])
+
+
+def test_a_block_that_never_comes_is_an_error_and_no_result(
+    virtual: Callable[..., Virtual], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    virtual(ctas=3)
+    launch = Compiled.launch
+    monkeypatch.setattr(Compiled, "launch", lambda self, blocks, x, **_: launch(self, blocks - 1, x, cooperative=True))
+    monkeypatch.setattr(kernel, "PATIENCE", 5_000_000)
+    cell, drive, state, noise = _problem(("lstm", 3, 19, {}, 2, 5, False))
+    with torch.no_grad():
+        features, (h, c) = lstm_scan(cell, drive, state, noise, None)  # type: ignore[arg-type]
+        assert all(tensor.isnan().any() for tensor in (features, h, c))
+        with pytest.raises(LaunchError, match="waited too long"):
+            lstm_scan(cell, drive, state, noise, None)  # type: ignore[arg-type]
+        monkeypatch.undo()
+    virtual(ctas=3)
+    with torch.no_grad():
+        found, _ = lstm_scan(cell, drive, state, noise, None)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, reference_scan(cell, drive, state)[0])

@@ -124,6 +124,7 @@ static Half to_fp16(float x) {
   if (x != x) return 0x7fff;
   const Half sign = signbit(x) ? 0x8000 : 0;
   const float size = fabsf(x);
+  if (size == 0.0f) return sign;
   if (size >= 65520.0f) return sign | 0x7c00;
   int exponent;
   frexpf(size, &exponent);

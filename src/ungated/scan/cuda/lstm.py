@@ -54,8 +54,16 @@ def _forward(made: _Made, a: _Arguments) -> None:
     T, B, n = made.features.shape
     run(
         *(_work(n, a.noise is not None), a.reduced, made[:3]),
-        **{"T": T, "B": B, "mask_step": mask_step(a.noise), "save": int(a.save), "forget_bias": a.forget_bias},
-        **{"drive": a.drive, "h0": a.h0, "c0": a.c0, "mask": a.noise, "W_h": a.W_h},
+        T=T,
+        B=B,
+        mask_step=mask_step(a.noise),
+        save=int(a.save),
+        forget_bias=a.forget_bias,
+        drive=a.drive,
+        h0=a.h0,
+        c0=a.c0,
+        mask=a.noise,
+        W_h=a.W_h,
         **made._asdict(),
     )
 
@@ -65,8 +73,17 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     G_z, G_h, G_c = (a.drive.new_empty(like.shape) for like in (a.drive, a.h0, a.c0))
     run(
         *(_work(n, a.noise is not None, backward=True), a.reduced, (G_z, G_h, G_c)),
-        **{"T": T, "B": B, "mask_step": mask_step(a.noise), "c0": a.c0, "mask": a.noise, "W_h": a.W_h},
-        **{"gates": made.gates, "c": made.c, "G_z": G_z, "G_h0": G_h, "G_c0": G_c},
+        T=T,
+        B=B,
+        mask_step=mask_step(a.noise),
+        c0=a.c0,
+        mask=a.noise,
+        W_h=a.W_h,
+        gates=made.gates,
+        c=made.c,
+        G_z=G_z,
+        G_h0=G_h,
+        G_c0=G_c,
         **dict(zip(("grad_features", "grad_h", "grad_c"), gradients, strict=True)),
     )
 

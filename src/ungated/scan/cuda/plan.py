@@ -17,8 +17,8 @@ MODES = ("BF16", "FP16", "TF32", "FP32")
 _TILE_BLOCK, _ROWS_BLOCK, _STAGE_ROW = 1024, 512, 80
 
 _THREADS_OF_WARP, _ROWS_OF_TILE, _COLUMNS_OF_TILE = 32, 8, 16
-# What stays in registers, of which 16 warps have half as many each as 8: results of a phase that a thread may have, tiles
-# of eight rows whose sums a warp holds at once, blocks of rows that it has under way.
+# What stays in registers, of which 16 warps have half as many each as 8: results of a phase that a thread may have,
+# tiles of eight rows whose sums a warp holds at once, blocks of rows that it has under way.
 _MOST_RESULTS = {4: 40, 8: 40, 16: 16}
 _SUMS = {4: 16, 8: 16, 16: 6}
 _UNDER_WAY = {4: 8, 8: 8, 16: 4}

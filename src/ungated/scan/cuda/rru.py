@@ -78,10 +78,26 @@ def _forward(made: _Made, a: _Arguments) -> None:
     Z = a.Z.expand(n).contiguous()
     run(
         *(_of(a), a.reduced, (before, made.d, h)),
-        **{"T": T, "B": B, "mask_step": mask_step(a.noise), "save": int(a.save), "epsilon": EPSILON},
-        **{"drive": a.drive, "h0": a.h0, "mask": a.noise, "W_h": a.W_h, "W_k": _stacked(a.W_k)},
-        **{"b_k": _stacked(a.b_k), "W_c": a.W_c, "s": _kept_share(a).expand(n), "Z": Z, "Zb": Z * a.b_c},
-        **{"a": before, "r": r, "d": made.d, "inner": made.inner, "h": h},
+        T=T,
+        B=B,
+        mask_step=mask_step(a.noise),
+        save=int(a.save),
+        epsilon=EPSILON,
+        drive=a.drive,
+        h0=a.h0,
+        mask=a.noise,
+        W_h=a.W_h,
+        W_k=_stacked(a.W_k),
+        b_k=_stacked(a.b_k),
+        W_c=a.W_c,
+        s=_kept_share(a).expand(n),
+        Z=Z,
+        Zb=Z * a.b_c,
+        a=before,
+        r=r,
+        d=made.d,
+        inner=made.inner,
+        h=h,
     )
     if a.save:
         made.last.copy_(made.h[-1])
@@ -98,10 +114,26 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     V = _with(y, a.W_h.t(), a.reduced) if a.normalize else None
     run(
         *(_of(a, backward=True), a.reduced, (G_a, G_k, G_h)),
-        **{"T": T, "B": B, "mask_step": mask_step(a.noise), "mask": a.noise, "W_h": a.W_h, "W_k": _stacked(a.W_k)},
-        **{"W_c": a.W_c, "s": _kept_share(a).expand(n), "Z": a.Z.expand(n), "a": made.a, "r": made.r, "d": made.d},
-        **{"inner": made.inner, "V": V, "grad_d": gradients[0], "grad_h": gradients[1]},
-        **{"G_a": G_a, "G_k": G_k, "G_h": G_h, "mean": mean},
+        T=T,
+        B=B,
+        mask_step=mask_step(a.noise),
+        mask=a.noise,
+        W_h=a.W_h,
+        W_k=_stacked(a.W_k),
+        W_c=a.W_c,
+        s=_kept_share(a).expand(n),
+        Z=a.Z.expand(n),
+        a=made.a,
+        r=made.r,
+        d=made.d,
+        inner=made.inner,
+        V=V,
+        grad_d=gradients[0],
+        grad_h=gradients[1],
+        G_a=G_a,
+        G_k=G_k,
+        G_h=G_h,
+        mean=mean,
     )
     if a.normalize:
         G_a.addcmul_(y, mean.mul_(made.r), value=-1.0).mul_(made.r)
