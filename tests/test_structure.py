@@ -30,7 +30,7 @@ ROOMS = (
     ("ungated.lab.workers",),
     ("ungated.lab.studies",),
     ("ungated.lab.reports",),
-    ("ungated.lab.compare",),
+    ("ungated.lab.compare", "ungated.lab.reproductions"),
     ("ungated.lab.cli", "ungated.lab.commands"),
     ("ungated.__main__",),
 )

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ungated import __version__
-from ungated.lab.commands import bench, compare, data, report, runs, show, studies
+from ungated.lab.commands import bench, compare, data, report, reproduce, runs, show, studies
 from ungated.lab.commands.output import note
 from ungated.lab.errors import Interrupted, LabError
 
@@ -61,6 +61,10 @@ app.command(
     short_help="Show what was measured beside what is published.",
     epilog="Example: ungated report runs/jsb-rru-0001 --collect --readme README.md",
 )(report.report)
+app.command(
+    short_help="Run what stands behind a table or figure of the papers.",
+    epilog="Example: ungated reproduce figure-2 --budget small --cells rru,gru",
+)(reproduce.reproduce)
 app.command(
     short_help="Measure speed against the peers.",
     epilog="Example: ungated bench --case rru-2.6m --case lstm-2.6m --rounds 5 --out benchmarks/results/mine.json",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,21 +12,34 @@ from ungated.lab.commands.options import AsJson, Debug
 from ungated.lab.commands.output import note, say, say_json, say_table
 from ungated.lab.errors import UsageError
 
+if TYPE_CHECKING:
+    from ungated.lab.reports.kept_studies import StudyReport
+    from ungated.lab.reports.records import Record
+
 Results = Annotated[Path, typer.Option("--results", help="The folder of kept results.")]
 Benchmarks = Annotated[Path, typer.Option("--benchmarks", help="With --readme: the folder of kept measurements.")]
 
 
 def report(
-    runs: Annotated[
+    paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN", help="Finished runs to look at instead of the kept ones.", show_default=False),
+        typer.Argument(
+            metavar="RUN|STUDY", help="Finished runs, and studies, instead of the kept ones.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page's file; else report.html.", show_default=False)
     ] = None,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Keep the runs: one small file each, RESULTS/DATASET/CELL/NAME.json.")
+        bool,
+        typer.Option(
+            "--collect",
+            help="Keep them: a small file each, RESULTS/DATASET/CELL/NAME.json or RESULTS/studies/NAME.json.",
+        ),
     ] = False,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="With --collect and one run: the name to keep it by.", show_default=False),
+        typer.Option("--name", help="With --collect and one run or study: the name to keep it by.", show_default=False),
     ] = None,
     readme: Annotated[
         Path | None,
@@ -36,36 +50,97 @@ def report(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show the tables of everything measured, each row beside its published value.
+    """Write one page of everything measured, each value beside its published one, and show its tables.
 
-    Every number comes from a file of the results folder; none is written by hand.
+    The page opens from disk and needs no network. Every number comes from a file; none is written by hand. With
+    --json or --readme, the page is written only where --out names it.
     """
-    from ungated.lab.reports.measured import sections
     from ungated.lab.reports.readme import write_readme
-    from ungated.lab.reports.records import collect as keep
-    from ungated.lab.reports.records import load_results, read_run
 
-    records = [read_run(run) for run in runs or ()]
-    if collect and not records:
-        raise UsageError("say which runs to keep, as in `ungated report runs/jsb-rru-0001 --collect`")
-    if name is not None and not (collect and len(records) == 1):
-        raise UsageError("--name goes with --collect and one run")
+    records, studies = _read(paths or ())
+    if collect and not paths:
+        raise UsageError("say which runs or studies to keep, as in `ungated report runs/jsb-rru-0001 --collect`")
+    if name is not None and not (collect and len(records) + len(studies) == 1):
+        raise UsageError("--name goes with --collect and one run or study")
     if collect:
-        for record in records:
-            note(f"kept {keep(record, results, name)}")
+        _keep(records, studies, results, name)
     if readme is not None:
         changed = write_readme(readme, results, benchmarks)
         note(f"{readme}: {'brought up to date' if changed else 'already up to date'}")
-        return
-    shown = records or list(load_results(results).values())
+    if not paths:
+        records, studies = _kept(results)
+    if out is not None or not (as_json or readme is not None):
+        _write_page(out or Path("report.html"), records, studies)
     if as_json:
-        say_json([{"result": record.result, "seconds": record.seconds} for record in shown])
-        return
-    if not shown:
+        say_json([{"result": record.result, "seconds": record.seconds} for record in records])
+    elif readme is None:
+        _show(records, studies, results)
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Record], list[StudyReport]]:
+    """What lies in the directories: runs, studies, or reproductions, which are studies with something to say."""
+    from ungated.lab.reports.kept_studies import read_reports
+    from ungated.lab.reports.records import read_run
+
+    records, studies = [], []
+    for path in paths:
+        found = read_reports(path)
+        studies += found
+        if not found:
+            records.append(read_run(path))
+    return records, studies
+
+
+def _kept(results: Path) -> tuple[list[Record], list[StudyReport]]:
+    from ungated.lab.reports.kept_studies import load_studies
+    from ungated.lab.reports.records import load_results
+
+    return list(load_results(results).values()), list(load_studies(results).values())
+
+
+def _keep(records: Sequence[Record], studies: Sequence[StudyReport], results: Path, name: str | None) -> None:
+    from ungated.lab.reports.kept_studies import keep_study
+    from ungated.lab.reports.records import collect
+    from ungated.lab.reports.study_figures import study_drawings
+
+    for record in records:
+        note(f"kept {collect(record, results, name)}")
+    for study in studies:
+        path = keep_study(study, results, name)
+        note(f"kept {path}")
+        for drawing in study_drawings(study):
+            note(f"kept {' and '.join(map(str, drawing.save(path.parent, ('png', 'csv'))))}")
+
+
+def _write_page(out: Path, records: Sequence[Record], studies: Sequence[StudyReport]) -> None:
+    from ungated.lab.files import atomic_write_text
+    from ungated.lab.reports.page import build_page
+
+    if not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent} for the page {out.name}")
+    atomic_write_text(out, build_page(records, studies))
+    note(f"page {out}")
+
+
+def _show(records: Sequence[Record], studies: Sequence[StudyReport], results: Path) -> None:
+    from ungated.lab.reports.measured import sections
+    from ungated.lab.reports.study_tables import study_section
+
+    if not records and not studies:
         say(f"{results} holds no results yet: `ungated report RUN --collect` keeps a run's")
-    for heading, table, notes in sections(shown):
+    for heading, table, notes in sections(records):
         say(heading)
         say()
         say_table(table)
         say(" ".join(notes))
+        say()
+    for study in studies:
+        section = study_section(study)
+        say(section.heading)
+        say()
+        if section.report.remark:
+            say(section.report.remark)
+        if section.table is not None:
+            say_table(section.table)
+        say(" ".join(section.notes))
         say()

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ungated.lab.files import atomic_write, atomic_write_text
 
@@ -77,16 +77,22 @@ class Drawing:
         writer.writerows(self.rows)
         return text.getvalue()
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def save(self, folder: str | Path, kinds: Sequence[str] = ("png", "svg", "csv")) -> list[Path]:
         """Write NAME.png, NAME.svg and NAME.csv into a folder, made if need be; return them. Raises LabError."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{self.name}.{kind}" for kind in ("png", "svg", "csv")]
-        image = self.png
-        atomic_write(paths[0], lambda file: file.write(image))
-        atomic_write_text(paths[1], self.svg)
-        atomic_write_text(paths[2], self.csv)
+        paths = []
+        for kind in kinds:
+            path = folder / f"{self.name}.{kind}"
+            if kind == "png":
+                atomic_write(path, self._write_png)
+            else:
+                atomic_write_text(path, self.svg if kind == "svg" else self.csv)
+            paths.append(path)
         return paths
+
+    def _write_png(self, file: BinaryIO) -> None:
+        file.write(self.png)
 
     def _saved(self, kind: str, **options: Any) -> bytes:
         import matplotlib as mpl

@@ -22,6 +22,9 @@ from ungated.lab.training.run import RunDirectory
 
 FORMAT = 1
 
+#: In a directory of several studies: which they are, and what is to be said of each.
+REPRODUCTION = "reproduction.json"
+
 #: Of a Run, what is kept as it is; its curve is kept as columns.
 _KEPT = (
     *("number", "cell", "variant", "values", "settings", "seed", "state", "dataset", "metric", "protocol", "metrics"),
@@ -33,20 +36,26 @@ _KEPT = (
 class StudyReport:
     """A study's outcome and what is said of it.
 
-    remark: what every figure and table of it must say, "" for nothing. recipes: TOML by cell. environment: of its
-    first finished run, what the times depend on.
+    remark: what every figure and table of it must say, "" for nothing. group: the name of the reproduction that it is
+    a part of. beside: a published table to show with it. recipes: TOML by cell. environment: of its first finished
+    run, what the times depend on.
     """
 
     name: str
     title: str
     remark: str
     outcome: StudyOutcome
+    group: str = ""
+    beside: str = ""
     recipes: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_report(path: str | Path, name: str = "", title: str = "", remark: str = "") -> StudyReport:
-    """The report of a study's directory. Raises StudyError where there is none, CheckpointError for a damaged run."""
+def read_report(path: str | Path, name: str = "", title: str = "", **said: str) -> StudyReport:
+    """The report of a study's directory; said: remark, group, beside.
+
+    Raises StudyError where there is no study, CheckpointError for a damaged run.
+    """
     outcome = read_study(path)
     definition = outcome.definition
     finished = next((run for run in outcome.runs if run.state == "finished"), None)
@@ -54,11 +63,36 @@ def read_report(path: str | Path, name: str = "", title: str = "", remark: str =
     return StudyReport(
         name=name or definition.name,
         title=title or f"{definition.name}: {definition.kind} on {definition.recipe}",
-        remark=remark,
+        remark=said.get("remark", ""),
         outcome=outcome,
+        group=said.get("group", ""),
+        beside=said.get("beside", ""),
         recipes=StudyDirectory(path).read_recipes(definition),
         environment={key: environment[key] for key in KEPT_ENVIRONMENT if key in environment},
     )
+
+
+def read_reports(path: str | Path) -> list[StudyReport]:
+    """The studies of a directory: the one that lies there, those of a reproduction, or none.
+
+    Raises DataError for a damaged list of studies, and as `read_report` does.
+    """
+    path = Path(path)
+    if StudyDirectory(path).exists:
+        return [read_report(path)]
+    listed = path / REPRODUCTION
+    if not listed.is_file():
+        return []
+    try:
+        entries = json.loads(listed.read_text(encoding="utf-8"))["studies"]
+        said = [{word: str(text) for word, text in entry.items()} for entry in entries]
+        # Names that lead out of the directory are none of ours.
+        places = [path / Path(entry.pop("directory")).name for entry in said]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{listed} cannot be read as a list of studies: {error}") from error
+    return [
+        read_report(place, **entry) for place, entry in zip(places, said, strict=True) if StudyDirectory(place).exists
+    ]
 
 
 def keep_study(report: StudyReport, results: str | Path, name: str | None = None) -> Path:
@@ -91,6 +125,8 @@ def to_json(report: StudyReport) -> str:
         "name": report.name,
         "title": report.title,
         "remark": report.remark,
+        "group": report.group,
+        "beside": report.beside,
         "environment": dict(report.environment),
         "definition": report.outcome.definition.to_toml(),
         "recipes": dict(report.recipes),
@@ -107,7 +143,8 @@ def from_json(text: str) -> StudyReport:
     definition = Definition.from_toml(body["definition"], body["name"])
     runs = tuple(_run_from_json(entry) for entry in body["runs"])
     outcome = StudyOutcome(Path(body["name"]), definition, runs)
-    return StudyReport(body["name"], body["title"], body["remark"], outcome, body["recipes"], body["environment"])
+    words = {word: body[word] for word in ("name", "title", "remark", "group", "beside", "recipes", "environment")}
+    return StudyReport(outcome=outcome, **words)
 
 
 def _run_to_json(run: Run) -> dict[str, Any]:

@@ -22,13 +22,19 @@ _PROTOCOLS = {
 
 def sections(records: Sequence[Record]) -> list[tuple[str, Table, list[str]]]:
     """(heading, table, notes) for each data set and each protocol its models were trained under."""
+    return [section(groups) for groups in grouped(records)]
+
+
+def grouped(records: Sequence[Record]) -> list[list[list[Record]]]:
+    """For each data set and protocol of training, the groups of runs that differ in their seed alone."""
     parts: dict[tuple[str, str], list[list[Record]]] = {}
     for group in by_settings(records):
         parts.setdefault((group[0].dataset, group[0].protocol), []).append(group)
-    return [_section(groups) for groups in parts.values()]
+    return list(parts.values())
 
 
-def _section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]:
+def section(groups: Sequence[Sequence[Record]]) -> tuple[str, Table, list[str]]:
+    """(heading, table, notes) of the groups of one data set and protocol, a row a group."""
     first = groups[0][0]
     metric = metric_named(first.metric)
     best = "higher" if metric.higher_is_better else "lower"

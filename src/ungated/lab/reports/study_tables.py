@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from ungated.lab.errors import LabError
 from ungated.lab.reports.drawing import Drawing
 from ungated.lab.reports.kept_studies import StudyReport
 from ungated.lab.reports.metrics import SPREAD, Metric, duration, metric_named
@@ -21,6 +22,7 @@ from ungated.lab.reports.study_figures import (
     study_points,
 )
 from ungated.lab.reports.tables import Table
+from ungated.lab.training.recipe import load_recipe
 
 #: The published table with the numbers of a kind of study.
 _TABLES = {"tpe": "table-1", "repeats": "table-1", "variants": "table-2", "depth": "rhn-depth", "grid": "heat-maps"}
@@ -34,17 +36,30 @@ class StudySection:
     heading: str
     table: Table | None
     notes: Sequence[str]
-    drawings: Sequence[Drawing]
 
-    def markdown(self, level: int = 2) -> str:
-        """Heading, remark, table, figures by their file names, notes."""
+    @cached_property
+    def drawings(self) -> list[Drawing]:
+        """Its figures, drawn when first asked for."""
+        return study_drawings(self.report)
+
+    @property
+    def beside(self) -> tuple[str, Table] | None:
+        """The published table to be shown with it, under its title."""
+        return published_list(published(self.report.beside)) if self.report.beside else None
+
+    def markdown(self, level: int = 2, figures: str = "") -> str:
+        """Heading, remark, table, figures by their files in the folder `figures`, notes."""
+        folder = f"{figures}/" if figures else ""
         parts = [f"{'#' * level} {self.heading}"]
         if self.report.remark:
             parts.append(f"**{self.report.remark}**")
         if self.table is not None:
             parts.append(self.table.markdown())
         for drawing in self.drawings:
-            parts.append(f"![{drawing.title}]({drawing.name}.png)\n\n{drawing.caption}")
+            parts.append(f"![{drawing.title}]({folder}{drawing.name}.png)\n\n{drawing.caption}")
+        if self.beside is not None:
+            title, table = self.beside
+            parts.append(f"{title}\n\n{table.markdown()}")
         return "\n\n".join([*parts, " ".join(self.notes)])
 
 
@@ -54,7 +69,7 @@ def study_section(report: StudyReport) -> StudySection:
     points = study_points(report)
     heading = report.title
     if outcome.metric is None:
-        return StudySection(report, heading, None, [*_state(report), "No run is finished yet."], [])
+        return StudySection(report, heading, None, [*_state(report), "No run is finished yet."])
     words = metric_named(outcome.metric)
     better = "higher" if words.higher_is_better else "lower"
     heading = f"{report.title}: {words.label}, {better} is better; {protocol_of(outcome)} protocol"
@@ -65,11 +80,11 @@ def study_section(report: StudyReport) -> StudySection:
         table = _depth_table(report, points, words)
     else:
         table = _selection_table(report, points, words)
-    return StudySection(report, heading, table, _notes(report, points), study_drawings(report))
+    return StudySection(report, heading, table, _notes(report, points))
 
 
-def _numbers(point: Point, words: Metric) -> list[str]:
-    """hidden, parameters, seeds, valid, test, time."""
+def numbers(point: Point, words: Metric) -> list[str]:
+    """The entries of NUMBERS."""
     sizes = [run for run in point.runs if run.parameters]
     seconds = [run.seconds for run in point.runs if run.seconds is not None and run.parameters]
     valid, test = point.summary("valid"), point.summary("test")
@@ -83,16 +98,16 @@ def _numbers(point: Point, words: Metric) -> list[str]:
     ]
 
 
-_NUMBERS = ("hidden", "parameters", "seeds", "valid", "test", "time a run")
+NUMBERS = ("hidden", "parameters", "seeds", "valid", "test", "time a run")
 
 
 def _plain_table(report: StudyReport, points: Sequence[Point], words: Metric) -> Table:
     rows = []
     for point in points:
-        known = _published_value(report, point)
-        rows.append([point.label, *_numbers(point, words), "" if known is None else words.written(known)])
+        known = published_value(report, point)
+        rows.append([point.label, *numbers(point, words), "" if known is None else words.written(known)])
     first = "variant" if report.outcome.definition.kind == "variants" else "cell"
-    return Table([first, *_NUMBERS, "published test"], rows)
+    return Table([first, *NUMBERS, "published test"], rows)
 
 
 def _depth_table(report: StudyReport, points: Sequence[Point], words: Metric) -> Table:
@@ -105,12 +120,12 @@ def _depth_table(report: StudyReport, points: Sequence[Point], words: Metric) ->
         rows.append(
             [
                 f"{point.at['depth']}",
-                *_numbers(point, words),
+                *numbers(point, words),
                 *("" if value is None else words.written(value) for value in known),
                 "" if size is None else f"{size:,.0f}",
             ]
         )
-    columns = ["depth", *_NUMBERS, "published valid", "published test", "published parameters"]
+    columns = ["depth", *NUMBERS, "published valid", "published test", "published parameters"]
     return Table(columns, rows)
 
 
@@ -122,11 +137,11 @@ def _selection_table(report: StudyReport, points: Sequence[Point], words: Metric
     for label, group in by_label(points).items():
         for split, selection in SELECTIONS.items():
             best = selected(group, split, metric)
-            known = _published_value(report, group[0]) if split == "test" else None
-            numbers = ["", "", "", "failed", "failed", ""] if best is None else _numbers(best, words)
+            known = published_value(report, group[0]) if split == "test" else None
+            seen = ["", "", "", "failed", "failed", ""] if best is None else numbers(best, words)
             at = ["" if best is None else _value(best.at.get(axis)) for axis in axes]
-            rows.append([label, selection, *at, *numbers, "" if known is None else words.written(known)])
-    columns = ["cell", "selection", *(axis.replace("_", " ") for axis in axes), *_NUMBERS, "published test"]
+            rows.append([label, selection, *at, *seen, "" if known is None else words.written(known)])
+    columns = ["cell", "selection", *(axis.replace("_", " ") for axis in axes), *NUMBERS, "published test"]
     if "parameters" in axes:  # a budget, beside the number that came of it
         columns[columns.index("parameters")] = "budget"
     return Table(columns, rows, left=("selection",))
@@ -138,7 +153,7 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _published_value(report: StudyReport, point: Point) -> float | None:
+def published_value(report: StudyReport, point: Point) -> float | None:
     """The published test value of the same, in the lab's units."""
     kind = report.outcome.definition.kind
     metric = report.outcome.metric
@@ -161,10 +176,20 @@ def _published_value(report: StudyReport, point: Point) -> float | None:
     return None
 
 
+def published_list(table: Published) -> tuple[str, Table]:
+    """A published table as it stands: title and source, rows."""
+    columns = list(table.rows[0])
+    rows = [["" if row[column] is None else f"{row[column]}" for column in columns] for row in table.rows]
+    return f"Published: {table.title} ({table.source}). {table.note}", Table(columns, rows, left=("size",))
+
+
 def _recipe_published(report: StudyReport, cell: str) -> float | None:
-    """What the recipe of a cell says is published of it."""
-    said = tomllib.loads(report.recipes.get(cell, "")).get("published", {})
-    return float(said["value"]) if "value" in said else None
+    """What is published for the recipe that the study started from."""
+    try:
+        known = load_recipe(report.outcome.definition.recipe, cell).published
+    except LabError:  # of one's own data, or a recipe that this version no longer has
+        return None
+    return None if known is None else known.value
 
 
 def _notes(report: StudyReport, points: Sequence[Point]) -> list[str]:
