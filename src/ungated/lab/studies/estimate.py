@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -119,13 +117,13 @@ def epoch_seconds(recipe: Recipe, device: str, data_dir: str | Path | None) -> f
     timer = _Timer()
     with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
         train(RunDirectory(Path(folder) / "run"), recipe, device=device, data_dir=data_dir, progress=timer)
-    training = timer.per_batch() * timer.total
+    training = timer.whole()
     built = build(recipe, seed=0, device=device, data_dir=data_dir)
     timer = _Timer()
     timer.start()
     with suppress(_Enough):
         measure(built.model.eval(), built.task, recipe, "valid", recipe.protocol, timer.shown)
-    return training + timer.per_batch() * timer.total
+    return training + timer.whole()
 
 
 class _Enough(Exception):
@@ -136,11 +134,11 @@ class _Timer(Progress):
     """Notes when batches are done, and ends the training or evaluation after a few."""
 
     def __init__(self) -> None:
-        self.total = 1
-        self._times: list[float] = []
+        self._total = 1
+        self._marks: list[tuple[float, int]] = []  # when, how much was done
 
     def start(self, outlook: Outlook | None = None, epoch: int = 1) -> None:
-        self._times.append(time.perf_counter())
+        self._marks.append((time.perf_counter(), 0))
 
     def batch(self, done: int, total: int, loss: float) -> None:
         self.shown(done, total)
@@ -149,17 +147,18 @@ class _Timer(Progress):
         raise _Enough  # a short epoch is over
 
     def shown(self, done: int, total: int) -> None:
-        """A batch is done."""
-        self.total = total
-        self._times.append(time.perf_counter())
-        timed = len(self._times) - 2  # the first one warms up
-        if timed >= UPDATES or (timed > 0 and self._times[-1] - self._times[0] > LONGEST):
+        """`done` of `total` batches, or of whatever else the task counts."""
+        self._total = total
+        self._marks.append((time.perf_counter(), done))
+        timed = len(self._marks) - 2  # the first one warms up
+        if timed >= UPDATES or (timed > 0 and self._marks[-1][0] - self._marks[0][0] > LONGEST):
             raise _Enough
 
-    def per_batch(self) -> float:
-        """The median of the times of batches, the first one left out where there are more."""
-        gaps = [after - before for before, after in itertools.pairwise(self._times)]
-        return statistics.median(gaps[1:] or gaps or [0.0])
+    def whole(self) -> float:
+        """Seconds of all that there is to do, the first batch left out of the count where there are more."""
+        begun, before = self._marks[1] if len(self._marks) > 2 else self._marks[0]
+        ended, after = self._marks[-1]
+        return (ended - begun) / max(1, after - before) * self._total
 
 
 @contextmanager
