@@ -16,6 +16,9 @@ Product = Callable[[Tensor | None, Tensor, Tensor], Tensor]
 # every call, AVX-512, two threads).
 _PACKED_ENTRIES, _PACKED_ROWS, _PACKED_STEPS = 1_200_000, 8, 8
 
+# For fewer rows MKL adds the terms of a product to the base one by one, and rounds each time.
+_EXACT_ROWS = 4
+
 
 def product(W: Tensor, rows: int, steps: int, reduced: torch.dtype | None = None) -> Product:
     """The product with W (k, n) for x of shape (rows, k), to be called `steps` times.
@@ -27,7 +30,8 @@ def product(W: Tensor, rows: int, steps: int, reduced: torch.dtype | None = None
     large = W.numel() >= _PACKED_ENTRIES and rows >= _PACKED_ROWS and steps >= _PACKED_STEPS
     if large and W.device.type == "cpu" and W.dtype == torch.float32 and _can_pack():
         return _packed(W, rows)
-    return _plain(W.contiguous())
+    # A transposed view stays one: for a single row, the product with a copy of it sums in a less exact order.
+    return _plain(W if 1 in W.stride() else W.contiguous(), apart=rows < _EXACT_ROWS and W.device.type == "cpu")
 
 
 def put(result: Tensor, place: Tensor) -> None:
@@ -44,11 +48,14 @@ def batched(a: Tensor, b: Tensor, reduced: torch.dtype | None = None) -> Tensor:
     return (a.to(reduced).t() @ b.to(reduced)).to(a.dtype)
 
 
-def _plain(W: Tensor) -> Product:
-    mm, addmm = torch.mm, torch.addmm
+def _plain(W: Tensor, *, apart: bool) -> Product:
+    """apart: whether the base is added to the whole product."""
+    mm, add, addmm = torch.mm, torch.add, torch.addmm
 
     def apply(base: Tensor | None, x: Tensor, out: Tensor) -> Tensor:
-        return mm(x, W, out=out) if base is None else addmm(base, x, W, out=out)
+        if base is None:
+            return mm(x, W, out=out)
+        return add(base, mm(x, W), out=out) if apart else addmm(base, x, W, out=out)
 
     return apply
 

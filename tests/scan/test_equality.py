@@ -1,0 +1,418 @@
+"""Every path of every cell against the reference in float64: no worse than a few times the reference's own error.
+
+Outputs, last state, and the gradient of every input, parameter and initial state, with gradients flowing into all
+outputs and the last state. Shapes are drawn by Hypothesis; UNGATED_EQUALITY=full draws them from the whole ranges,
+larger ones and fresh ones each time, UNGATED_DRAWS many a cell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ungated.cells import CELLS
+from ungated.cells.cell import Cell, Noise, State, map_state
+from ungated.scan import PATHS, choose
+from ungated.scan.cpu import library
+from ungated.scan.reference import reference_scan
+
+FULL = os.environ.get("UNGATED_EQUALITY") == "full"
+draws = hypothesis.settings(
+    deadline=None,
+    derandomize=not FULL,
+    max_examples=int(os.environ.get("UNGATED_DRAWS") or (200 if FULL else 25)),
+    suppress_health_check=list(hypothesis.HealthCheck),
+    database=None,
+)
+
+LARGEST = {"T": 300, "B": 130, "m": 3000, "n": 3000}
+# What one draw may cost: products (parameters x T x B), parameters, and micro-steps of the loops.
+PRODUCTS, PARAMETERS, STEPS = (400_000_000, 12_000_000, 3000) if FULL else (6_000_000, 400_000, 60)
+EDGES = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 130, 255, 257, 300, 511, 1000, 1025, 2049, 3000]
+
+#: How often a case is tried again with other numbers before the medians are judged: small tensors, kinks and the
+#: rounding of bfloat16 are a matter of luck.
+DRAWS = 9
+# Units of which one may have its sign turned by rounding, at which ReLU's gradient jumps, from about this many on.
+KINKS = 100_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell, the sizes and kinds of what it is given, and the dtype of its weights or of autocast."""
+
+    name: str
+    T: int
+    B: int
+    m: int
+    n: int
+    options: dict[str, Any] = field(default_factory=dict)
+    masks: bool = False
+    ragged: bool = False
+    layout: str = "plain"
+    dtype: str = "float32"
+    threads: int = 1
+
+
+def weights_of(name: str, m: int, n: int, options: dict[str, Any]) -> tuple[float, int]:
+    """Roughly: the parameters, and the products that depend on each other in a step."""
+    if name == "rru":
+        g, inner = options.get("expansion", 2.0) * (m + n), options.get("relu_layers", 1) - 1
+        return (m + 2 * n) * g + inner * g * g, 2 + inner
+    if name == "rhn":
+        return 2 * n * (m + options["depth"] * n), options["depth"]
+    if name == "mogrifier":
+        return 4 * n * (m + n) + options["rounds"] * options["rank"] * (m + n), 1 + options["rounds"]
+    return {"lstm": 4, "gru": 3}[name] * n * (m + n), {"lstm": 1, "gru": 2}[name]
+
+
+def affordable(name: str, sizes: dict[str, int], options: dict[str, Any]) -> bool:
+    parameters, inner = weights_of(name, sizes["m"], sizes["n"], options)
+    rows = sizes["T"] * sizes["B"]
+    return parameters <= PARAMETERS and parameters * rows <= PRODUCTS and inner * sizes["T"] <= STEPS
+
+
+OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "rru": st.fixed_dictionaries(
+        {"relu_layers": st.integers(1, 3)},
+        optional={
+            "expansion": st.sampled_from([0.7, 1.3, 7.3]),
+            "normalize": st.just(False),
+            "rezero": st.just("scalar"),
+            "residual": st.sampled_from(["one", 0.9]),
+            "output_size": st.integers(1, 9),
+            "output_relu": st.just(True),
+        },
+    ),
+    "rhn": st.fixed_dictionaries({"depth": st.integers(1, 10)}, optional={"tie_masks": st.just(False)}),
+    "gru": st.fixed_dictionaries({}, optional={"reset": st.just("after")}),
+    "lstm": st.fixed_dictionaries({}, optional={"forget_bias": st.just(0.5)}),
+    "mogrifier": st.fixed_dictionaries({"rounds": st.integers(0, 6), "rank": st.integers(1, 41)}),
+}
+
+
+@st.composite
+def cases(draw: Callable[..., Any], name: str) -> Case:
+    """Sizes in an order that is drawn too: each is chosen from what the ones before leave affordable."""
+    options = draw(OPTIONS[name])
+    sizes = dict.fromkeys(LARGEST, 1)
+    for size in draw(st.permutations(list(LARGEST))):
+        fits, exceeds = 1, LARGEST[size] + 1
+        while exceeds - fits > 1:
+            middle = (fits + exceeds) // 2
+            if affordable(name, {**sizes, size: middle}, options):
+                fits = middle
+            else:
+                exceeds = middle
+        edges = [edge for edge in EDGES if edge <= fits]
+        sizes[size] = draw(st.sampled_from(edges) | st.integers(1, min(fits, 40)) | st.integers(1, fits))
+    return Case(
+        name,
+        **sizes,
+        options=options,
+        masks=draw(st.booleans()),
+        ragged=draw(st.booleans()),
+        layout=draw(st.sampled_from(["plain", "transposed", "sliced"])),
+        dtype=draw(st.sampled_from(["float32", "float32", "float32", "bfloat16", "autocast"])),
+        threads=draw(st.integers(1, 3)),
+    )
+
+
+@dataclass
+class Problem:
+    """The numbers of a case."""
+
+    cell: Cell
+    x: Tensor
+    state: State
+    noise: Noise
+    lengths: Tensor | None
+    weights: list[Tensor] = field(default_factory=list)  # of the outputs and last states in the loss
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        import copy
+
+        def convert(value: Any) -> Any:
+            if isinstance(value, (tuple, list)):
+                return type(value)(map(convert, value))
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        given = (convert(value) for value in (self.x, self.state, self.noise, self.lengths, self.weights))
+        return Problem(copy.deepcopy(self.cell).to(dtype), *given)
+
+
+def row(state: State) -> tuple[Tensor, ...]:
+    return (state,) if isinstance(state, Tensor) else state
+
+
+def problem(case: Case, seed: int) -> Problem:
+    generator = torch.manual_seed(seed)
+    options = dict(case.options)
+    if case.name == "rhn":
+        options["init_scale"] = min(0.3, case.n**-0.5)
+    cell = CELLS[case.name](case.m, case.n, **options)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            if parameter.dim() == 1:  # biases start at 0, the RRU's Z too
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    x = torch.randn(case.T, case.B, case.m, generator=generator)
+    state = map_state(lambda zeros: torch.randn(zeros.shape, generator=generator), cell.initial_state(case.B))
+    noise: Noise = None
+    if case.masks:
+        for rate in [name for name in vars(cell) if name.endswith("dropout")]:
+            setattr(cell, rate, 0.4)
+        noise = cell.noise(case.T, case.B)
+    lengths = torch.randint(1, case.T + 1, (case.B,), generator=generator) if case.ragged else None
+    shapes = [(case.T, case.B, cell.output_size), *(part.shape for part in row(state))]
+    return Problem(cell, x, state, noise, lengths, [torch.randn(shape, generator=generator) for shape in shapes])
+
+
+def laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """The same numbers, elsewhere in memory."""
+    if layout == "transposed":
+        return tensor.transpose(0, 1).contiguous().transpose(0, 1)
+    return torch.stack([tensor, tensor], -1)[..., 0] if layout == "sliced" else tensor
+
+
+def values(run: Callable[..., Any], one: Problem, layout: str, autocast: bool) -> dict[str, Tensor]:
+    """Output and last state."""
+    x, *parts = (laid_out(tensor, layout) for tensor in (one.x, *row(one.state)))
+    state = parts[0] if isinstance(one.state, Tensor) else tuple(parts)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        drive = laid_out(one.cell.project(x, one.noise), layout)
+        features, last = run(one.cell, drive, state, one.noise, one.lengths)
+        outputs = [one.cell.readout(features), *row(last)]
+    return {("output" if i == 0 else f"last state {i - 1}"): tensor for i, tensor in enumerate(outputs)}
+
+
+def everything(
+    run: Callable[..., Any], one: Problem, layout: str = "plain", autocast: bool = False
+) -> dict[str, Tensor]:
+    """Output, last state and all gradients, in float64."""
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in (one.x, *row(one.state))]
+    x, *parts = inputs
+    state = parts[0] if isinstance(one.state, Tensor) else tuple(parts)
+    found = values(run, replace(one, x=x, state=state), layout, autocast)
+    pairs = zip(found.values(), one.weights, strict=True)
+    loss = sum((output.to(weight.dtype) * weight).sum() for output, weight in pairs)
+    named = dict(one.cell.named_parameters())
+    names = ["x", *(f"state {i}" for i in range(len(parts))), *named]
+    gradients = torch.autograd.grad(loss, [*inputs, *named.values()], allow_unused=True)
+    found |= {f"gradient of {n}": g for n, g in zip(names, gradients, strict=True) if g is not None}
+    return {name: tensor.detach().double() for name, tensor in found.items()}
+
+
+@dataclass
+class Errors:
+    """Of each tensor in each draw: the path's error, the reference's own, the size of the exact values."""
+
+    found: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
+
+    def add(self, ours: dict[str, Tensor], single: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
+        assert ours.keys() == single.keys() == exact.keys()
+        for key, value in exact.items():
+            triple = (ours[key] - value, single[key] - value, value)
+            self.found.setdefault(key, []).append(tuple(float(t.norm()) for t in triple))  # type: ignore[arg-type]
+
+    def too_large(self, limit: float, epsilon: float, slack: Callable[[str], float]) -> dict[str, str]:
+        """The tensors whose median error is larger than `limit` times the reference's own, beyond rounding once."""
+        wrong = {}
+        for key, (error, own, size) in self.medians().items():
+            if not error <= limit * own + (epsilon + slack(key)) * size:  # nor NaN
+                wrong[key] = f"error {error:.2e}, the reference's own {own:.2e}, values {size:.2e}"
+        return wrong
+
+    def too_large_together(self, limit: float, epsilon: float) -> dict[str, str]:
+        """The same of all tensors' relative errors in sum, in which luck evens out."""
+        relative = torch.tensor([[error / size, own / size] for error, own, size in self.medians().values() if size])
+        ours, theirs = relative.sum(0).tolist()
+        return (
+            {} if ours <= limit * theirs + epsilon else {"all": f"error {ours:.2e}, the reference's own {theirs:.2e}"}
+        )
+
+    def medians(self) -> dict[str, tuple[float, float, float]]:
+        return {key: tuple(torch.tensor(triples).median(0).values.tolist()) for key, triples in self.found.items()}  # type: ignore[misc]
+
+
+def slack_of(case: Case) -> Callable[[str], float]:
+    """Where a kink has so many arguments that rounding moves one over it, gradients may differ by a unit's share."""
+    units = case.T * case.B * (case.m + case.n) * case.options.get("expansion", 2.0)
+    many = case.name in ("rru", "mogrifier") and units > KINKS
+    return lambda key: 1e-3 if many and "gradient" in key else 0.0
+
+
+def device_of(case: Case, path: str) -> torch.device | str:
+    """Where the path runs the case; else the reason why not, in words."""
+    reason = ""
+    for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        try:
+            choose_on(case, path, torch.device(kind))
+        except RuntimeError as error:
+            reason = str(error)
+        else:
+            return torch.device(kind)
+    return reason
+
+
+def choose_on(case: Case, path: str, device: torch.device) -> Any:
+    dtype = torch.bfloat16 if case.dtype == "bfloat16" else torch.float32
+    one = problem(replace(case, T=min(case.T, 4), B=1, m=1, n=1), 0).to(dtype)
+    cell, noise = one.cell.to(device), on_device(one.noise, device)
+    state = map_state(lambda part: part.to(device), one.state)
+    with torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "autocast"):
+        return choose(cell, cell.project(one.x.to(device), noise), state, noise, backend=path)
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)(on_device(part, device) for part in value)
+    return value.to(device) if isinstance(value, (Tensor, torch.nn.Module)) else value
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """What is never written is NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def check(case: Case, path: str) -> None:
+    """That the path is as right as the reference on this case. A second look at several draws if one is unlucky."""
+    device = device_of(case, path)
+    if isinstance(device, str):
+        return
+    run = PATHS[path][CELLS[case.name]]
+    half, autocast = case.dtype == "bfloat16", case.dtype == "autocast"
+    errors = Errors()
+    wrong: dict[str, str] = {}
+    for seed in range(DRAWS):
+        one = problem(case, seed).to(torch.bfloat16 if half else torch.float32)
+        one = Problem(*(on_device(value, device) for value in vars(one).values()))
+        ours = everything(run, one, case.layout, autocast)
+        if seed == 0:
+            again = everything(run, one, case.layout, autocast)
+            assert all(torch.equal(ours[key], again[key]) for key in ours), "the same call gives other numbers"
+        single = everything(reference_scan, one, autocast=autocast)
+        exact = everything(reference_scan, one.to(torch.float64))
+        with torch.no_grad():
+            bare = values(run, one, case.layout, autocast)
+        for key, value in bare.items():
+            unrecorded = f"{key} without gradients"
+            ours[unrecorded], single[unrecorded], exact[unrecorded] = value.double(), single[key], exact[key]
+        errors.add(ours, single, exact)
+        if seed in (0, DRAWS - 1):
+            if half or autocast:
+                wrong = errors.too_large_together(2.0, torch.finfo(torch.bfloat16).eps)
+            else:
+                wrong = errors.too_large(4.0, torch.finfo().eps, slack_of(case))
+            if not wrong:
+                return
+    raise AssertionError(f"{case}, {path} beside the reference: {wrong}")
+
+
+def example_test(name: str) -> Callable[..., None]:
+    """The test of one cell, as Hypothesis wants it: a function of a case and a path."""
+
+    @draws
+    @given(case=cases(name))
+    def test(path: str, case: Case) -> None:
+        before = library.thread_count
+        library.thread_count = lambda: case.threads
+        try:
+            check(case, path)
+        finally:
+            library.thread_count = before
+
+    return test
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", CELLS)
+def test_as_right_as_the_reference(name: str, path: str) -> None:
+    where = device_of(Case(name, 4, 1, 1, 1, {"depth": 1} if name == "rhn" else {}), path)
+    if isinstance(where, str):
+        pytest.skip(where)
+    example_test(name)(path)
+
+
+# Widths and rows at and beside whole registers of the CPU's vector units.
+REGISTERS = [
+    Case("rru", 9, 7, 3, 5, masks=True),
+    Case("rru", 6, 17, 2, 33, {"relu_layers": 2}, masks=True, ragged=True, threads=2),
+    Case("rru", 5, 70, 5, 50, {"relu_layers": 3, "expansion": 1.3}, masks=True, threads=3),
+    Case("rru", 5, 33, 8, 40, {"normalize": False}, masks=True, ragged=True),
+    Case("rru", 12, 3, 8, 129, {"rezero": "scalar", "residual": "one"}, ragged=True, threads=2),
+    Case("rru", 4, 16, 4, 300, {"expansion": 7.3}, threads=3),
+    Case("lstm", 7, 5, 3, 16, {"forget_bias": 0.5}, masks=True),
+    Case("lstm", 9, 15, 4, 37, masks=True, ragged=True, threads=2),
+    Case("lstm", 6, 70, 4, 150, ragged=True, threads=3),
+    Case("rhn", 5, 15, 4, 37, {"depth": 3}, masks=True, ragged=True, threads=2),
+    Case("rhn", 4, 70, 4, 130, {"depth": 2}, ragged=True, threads=3),
+    Case("mogrifier", 3, 20, 3, 6, {"rounds": 0, "rank": 40}, masks=True),
+    Case("mogrifier", 7, 15, 5, 37, {"rounds": 5, "rank": 3}, masks=True, ragged=True, threads=2),
+    Case("mogrifier", 4, 70, 40, 130, {"rounds": 2, "rank": 40}, ragged=True, threads=3),
+    Case("mogrifier", 5, 9, 19, 16, {"rounds": 1, "rank": 33}),
+    Case("gru", 9, 15, 4, 37, masks=True, ragged=True, threads=2),
+    Case("gru", 6, 70, 4, 150, ragged=True, threads=3),
+    Case("gru", 7, 5, 3, 16, {"reset": "after"}, masks=True),
+    Case("gru", 9, 35, 4, 99, {"reset": "after"}, masks=True, ragged=True, threads=2),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("case", REGISTERS, ids=lambda case: f"{case.name}-{case.B}-{case.n}")
+def test_beside_whole_registers(case: Case, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(where := device_of(case, path), str):
+        pytest.skip(where)
+    monkeypatch.setattr(library, "thread_count", lambda: case.threads)
+    check(case, path)
+
+
+ONE_OF_EACH = [
+    Case("rru", 6, 4, 5, 33, {"relu_layers": 2}),
+    Case("rhn", 5, 4, 5, 19, {"depth": 3}),
+    Case("gru", 6, 4, 5, 33),
+    Case("lstm", 6, 4, 5, 33),
+    Case("mogrifier", 6, 4, 5, 33, {"rounds": 3, "rank": 7}),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: case.name)
+def test_rows_do_not_depend_on_each_other(case: Case, path: str) -> None:
+    device = device_of(case, path)
+    if isinstance(device, str):
+        pytest.skip(device)
+    run, one = PATHS[path][CELLS[case.name]], problem(replace(case, masks=True), 0)
+    one = Problem(*(on_device(value, device) for value in vars(one).values()))
+    whole = everything(run, one)
+    for spoiled in (one.x, *row(one.state), *one.weights):
+        spoiled[..., 1, :] = float("nan")
+    alone = everything(run, one)
+    for key in ("output", "gradient of x", *(k for k in whole if "state" in k)):
+        assert alone[key][..., 1, :].isnan().any()
+        assert torch.equal(alone[key][..., [0, 2, 3], :], whole[key][..., [0, 2, 3], :]), key
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: case.name)
+def test_the_check_can_fail(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = PATHS["torch"][CELLS[case.name]]
+
+    def wrong(cell: Cell, drive: Tensor, state: State, noise: Noise, lengths: Tensor | None) -> Any:
+        features, last = run(cell, drive, state, noise, lengths)
+        return features + 1e-5 * (features - features.detach()), last
+
+    monkeypatch.setitem(PATHS["torch"], CELLS[case.name], wrong)
+    with pytest.raises(AssertionError, match="beside the reference"):
+        check(case, "torch")
