@@ -37,8 +37,7 @@ def library_file(cell: str) -> Path:
     """The compiled engine/`cell`.cpp for this processor, from the cache or compiled now. Raises Unavailable."""
     if sys.platform == "win32":
         raise Unavailable("it is not built on Windows")
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else _COMPILERS
-    compiler = next((found for name in names if (found := shutil.which(name))), None)
+    compiler = found_compiler()
     if compiler is None:
         raise Unavailable("there is no C++ compiler (looked for c++, g++, clang++ and $CXX)")
     try:
@@ -54,6 +53,12 @@ def library_file(cell: str) -> Path:
         raise Unavailable(f"the library could not be built or kept: {error}") from error
     except subprocess.SubprocessError as error:
         raise Unavailable(f"{compiler} failed: {_first_error(error)}") from error
+
+
+def found_compiler() -> str | None:
+    """The C++ compiler's path: $CXX, else the first of the usual names; None where there is none."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else _COMPILERS
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def cache_directory() -> Path:
