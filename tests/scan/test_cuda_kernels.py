@@ -100,7 +100,7 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-# name, input, hidden, options, T, B, masks; the team: rows, blocks, warps, shared memory.
+# name, input, hidden, options, T, B, masks and lengths; the team: rows, blocks, warps, shared memory.
 EXACT: list[tuple[str, int, int, dict[str, Any], int, int, bool, dict[str, int]]] = [
     ("rru", 3, 1, {}, 1, 1, False, {}),
     ("rru", 3, 5, {}, 4, 7, True, {}),
@@ -120,14 +120,14 @@ EXACT: list[tuple[str, int, int, dict[str, Any], int, int, bool, dict[str, int]]
 @pytest.mark.parametrize("case", EXACT, ids=lambda case: "-".join(str(part) for part in case))
 def test_in_float32_it_is_as_exact_as_the_reference(case: Any, virtual: Callable[..., Virtual]) -> None:
     virtual(**case[-1])
-    cell, drive, state, noise = _problem(case)
-    found, single, exact = _three(SCANS[case[0]], cell, drive, state, noise)
+    cell, drive, state, noise, lengths = _problem(case)
+    found, single, exact = _three(SCANS[case[0]], cell, drive, state, noise, lengths)
     for key, value in exact.items():
         error, own = (float((other[key] - value).norm()) for other in (found, single))
         assert error <= 4 * own + 4 * torch.finfo(torch.float32).eps * float(value.norm()), key
 
 
-def _problem(case: Any) -> tuple[Cell, Tensor, Any, Noise]:
+def _problem(case: Any) -> tuple[Cell, Tensor, Any, Noise, Tensor | None]:
     name, m, n, options, T, B, masks = case[:7]
     generator = torch.manual_seed(0)
     cell = CELLS[name](m, n, **options)  # type: ignore[call-arg]
@@ -142,26 +142,28 @@ def _problem(case: Any) -> tuple[Cell, Tensor, Any, Noise]:
             if hasattr(cell, rate):
                 setattr(cell, rate, 0.4)
         noise = cell.noise(T, B)
-    return cell, drive, state, noise
+    return cell, drive, state, noise, torch.randint(1, T + 1, (B,), generator=generator) if masks else None
 
 
 def _three(
-    path: Callable[..., Any], cell: Cell, drive: Tensor, state: Any, noise: Noise
+    path: Callable[..., Any], cell: Cell, drive: Tensor, state: Any, noise: Noise, lengths: Tensor | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """All results by the path, by the reference, and by the reference in float64."""
-    found = _everything(path, cell, drive, state, noise)
-    single = _everything(reference_scan, cell, drive, state, noise)
+    found = _everything(path, cell, drive, state, noise, lengths)
+    single = _everything(reference_scan, cell, drive, state, noise, lengths)
     wide = None if noise is None else map_state(Tensor.double, noise)
-    exact = _everything(reference_scan, cell.double(), drive.double(), map_state(Tensor.double, state), wide)
+    exact = _everything(reference_scan, cell.double(), drive.double(), map_state(Tensor.double, state), wide, lengths)
     assert found.keys() == exact.keys()
     return found, single, exact
 
 
-def _everything(path: Callable[..., Any], cell: Cell, drive: Tensor, state: Any, noise: Noise) -> dict[str, Tensor]:
+def _everything(
+    path: Callable[..., Any], cell: Cell, drive: Tensor, state: Any, noise: Noise, lengths: Tensor | None
+) -> dict[str, Tensor]:
     """Features, last state and all gradients, of a loss that both reach."""
     drive, state = (map_state(lambda t: t.clone().requires_grad_(), s) for s in (drive, state))
     cell.zero_grad()
-    features, last = path(cell, drive, state, noise, None)
+    features, last = path(cell, drive, state, noise, lengths)
     starts, lasts = ((s,) if isinstance(s, Tensor) else s for s in (state, last))
     loss = sum((torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view_as(t).sin() * t).sum() for t in (features, *lasts))
     loss.backward()  # type: ignore[union-attr]
@@ -188,13 +190,13 @@ def test_with_rounded_factors_it_is_close(
 ) -> None:
     virtual(**case[-1])
     monkeypatch.setattr(kernel, "mode_of", lambda reduced: mode)
-    cell, drive, state, noise = _problem(case)
+    cell, drive, state, noise, lengths = _problem(case)
     if case[0] == "rru":  # no ReLU near its kink, where rounding would decide
         drive = drive + 4.0 * torch.randn(drive.shape[-1]).sign()
         with torch.no_grad():
             for b in cell.b_k:
                 b.add_(20.0 * torch.randn(b.shape).sign())
-    found, _, exact = _three(SCANS[case[0]], cell, drive, state, noise)
+    found, _, exact = _three(SCANS[case[0]], cell, drive, state, noise, lengths)
     errors = {key: float((found[key] - value).norm() / value.norm()) for key, value in exact.items()}
     assert max(errors.values()) <= ROUGH[mode], errors
     assert max(errors.values()) >= ROUGH[mode] / 300, "nothing was rounded"
@@ -203,8 +205,8 @@ def test_with_rounded_factors_it_is_close(
 def test_half_precision_is_no_worse_than_the_reference_s(virtual: Callable[..., Virtual]) -> None:
     case = EACH[0]
     gpu = virtual(**case[-1])
-    cell, drive, state, noise = (_halved(part) for part in _problem(case))
-    found, own, exact = _three(SCANS["rru"], cell, drive, state, noise)
+    cell, drive, state, noise, lengths = (_halved(part) for part in _problem(case))
+    found, own, exact = _three(SCANS["rru"], cell, drive, state, noise, lengths)
     assert {made.mode for made in gpu.made} == {"BF16"}
     ours, theirs = (
         max(float((got[key] - value).norm() / value.norm()) for key, value in exact.items()) for got in (found, own)
@@ -213,7 +215,8 @@ def test_half_precision_is_no_worse_than_the_reference_s(virtual: Callable[..., 
 
 
 def _halved(part: Any) -> Any:
-    return part if part is None else part.to(torch.bfloat16)
+    whole = part is None or (isinstance(part, Tensor) and not part.is_floating_point())
+    return part if whole else part.to(torch.bfloat16)
 
 
 @pytest.mark.parametrize("case", EACH, ids=lambda case: f"{case[0]}{case[3] or ''}")
@@ -221,7 +224,7 @@ def test_rows_do_not_depend_on_each_other_nor_results_on_the_order_of_threads(
     case: Any, virtual: Callable[..., Virtual]
 ) -> None:
     virtual(**case[-1])
-    cell, drive, state, noise = _problem(case)
+    cell, drive, state, noise, _ = _problem(case)
     before, _ = SCANS[case[0]](cell, drive, state, noise, None)
     changed = drive.clone()
     changed[:, 0] = float("nan")
@@ -245,7 +248,7 @@ def test_a_batch_of_more_teams_than_the_gpu_holds_takes_several_launches(
         launch(self, blocks, *args, **options)
 
     monkeypatch.setattr(Compiled, "launch", counted)
-    cell, drive, state, noise = _problem(("lstm", 3, 19, {}, 2, 19, False))
+    cell, drive, state, noise, _ = _problem(("lstm", 3, 19, {}, 2, 19, False))
     with torch.no_grad():
         found, _ = lstm_scan(cell, drive, state, noise, None)  # type: ignore[arg-type]
     assert launches == [6, 3]
@@ -259,7 +262,7 @@ def test_a_block_that_never_comes_is_an_error_and_no_result(
     launch = Compiled.launch
     monkeypatch.setattr(Compiled, "launch", lambda self, blocks, x, **_: launch(self, blocks - 1, x, cooperative=True))
     monkeypatch.setattr(kernel, "PATIENCE", 5_000_000)
-    cell, drive, state, noise = _problem(("lstm", 3, 19, {}, 2, 5, False))
+    cell, drive, state, noise, _ = _problem(("lstm", 3, 19, {}, 2, 5, False))
     with torch.no_grad():
         features, (h, c) = lstm_scan(cell, drive, state, noise, None)  # type: ignore[arg-type]
         assert all(tensor.isnan().any() for tensor in (features, h, c))

@@ -13,6 +13,7 @@ from ungated.scan.cpu.compiler import Unavailable
 # Numbers of cuda.h.
 _LOCAL_SIZE_BYTES, _NUM_REGS, _MAX_DYNAMIC_SHARED, _NON_PORTABLE_CLUSTER = 3, 4, 8, 14
 _LAUNCH_COOPERATIVE, _LAUNCH_CLUSTER = 2, 4
+_SHARED_PER_BLOCK_OPTIN = 97
 
 
 class LaunchError(RuntimeError):
@@ -53,6 +54,13 @@ class Driver:
             text = ctypes.c_char_p()
             self._library.cuGetErrorString(status, ctypes.byref(text))
             raise failure(f"{name} failed: {(text.value or b'unknown error').decode()} ({status})")
+
+    def shared_bytes(self, device: int) -> int:
+        """What a block may have of shared memory if its kernel asks for it. Raises Unavailable."""
+        value, handle = ctypes.c_int(), ctypes.c_int()
+        self.call("cuDeviceGet", ctypes.byref(handle), device, failure=Unavailable)
+        self.call("cuDeviceGetAttribute", ctypes.byref(value), _SHARED_PER_BLOCK_OPTIN, handle, failure=Unavailable)
+        return value.value
 
 
 class Function:

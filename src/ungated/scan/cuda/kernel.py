@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ungated.scan.cpu.compiler import Unavailable
+from ungated.scan.cpu.library import mask_step
 from ungated.scan.cuda.cubins import cubin
-from ungated.scan.cuda.driver import Function, LaunchError
+from ungated.scan.cuda.driver import Function, LaunchError, driver
 from ungated.scan.cuda.plan import Device, Plan, Work, plan, teams_at_once
 
 SOURCE = Path(__file__).parent / "kernels"
@@ -21,21 +22,26 @@ SOURCE = Path(__file__).parent / "kernels"
 #: What a block waits for another before it gives up, in nanoseconds.
 PATIENCE = 5_000_000_000
 
-_COMMON = "T B first blocks patience", "", "exchange counters scratch flag spoil_0 spoil_1 spoil_2"
+_COMMON = (
+    "T B first blocks patience mask_step",
+    "",
+    "drive lengths mask exchange counters scratch flag spoil_0 spoil_1 spoil_2",
+)
 #: Of each kernel: integers, real numbers and pointers among its own arguments.
 _ARGUMENTS = {
-    "rru_forward": ("mask_step save", "epsilon", "drive h0 mask W_h W_k b_k W_c s Z Zb a r d inner h"),
-    "lstm_forward": ("mask_step save", "forget_bias", "drive h0 c0 mask W_h features last_h last_c gates c"),
-    "lstm_backward": ("mask_step", "", "c0 mask W_h gates c grad_features grad_h grad_c G_z G_h0 G_c0"),
-    "gru_before_forward": ("mask_step save", "", "drive h0 mask W_hg W_hc features last gates"),
-    "gru_before_backward": ("mask_step", "", "h0 mask W_hg W_hc features gates grad_features grad_h G_z G_h0"),
-    "gru_after_forward": ("mask_step save", "", "drive h0 mask W_hg W_hc b_hc features last gates q"),
-    "gru_after_backward": ("mask_step", "", "h0 mask W_hg W_hc features gates q grad_features grad_h G_z G_c G_h0"),
-    "rru_backward": ("mask_step", "", "mask W_h W_k W_c s Z a r d inner V grad_d grad_h G_a G_k G_h mean"),
+    "rru_forward": ("save", "epsilon", "h0 W_h W_k b_k W_c s Z Zb a r d inner h"),
+    "lstm_forward": ("save", "forget_bias", "h0 c0 W_h features last_h last_c gates c h"),
+    "lstm_backward": ("", "", "c0 W_h gates c grad_features grad_h grad_c G_z G_h0 G_c0"),
+    "gru_before_forward": ("save", "", "h0 W_hg W_hc features last gates h"),
+    "gru_before_backward": ("", "", "h0 W_hg W_hc features gates h grad_features grad_h G_z G_h0"),
+    "gru_after_forward": ("save", "", "h0 W_hg W_hc b_hc features last gates h q"),
+    "gru_after_backward": ("", "", "h0 W_hg W_hc features gates h q grad_features grad_h G_z G_c G_h0"),
+    "rru_backward": ("", "", "W_h W_k W_c s Z a r d inner V grad_d grad_h G_a G_k G_h mean"),
 }
 _SPOILED = 3
 
 Argument = Tensor | int | float | None
+Arguments = dict[str, Argument]
 
 
 class Runnable(Protocol):
@@ -52,9 +58,7 @@ class GPU:
         found = torch.cuda.get_device_properties(index)
         if found.major < 8:
             raise Unavailable(f"{found.name} is older than compute capability 8.0")
-        return Device(
-            found.multi_processor_count, found.shared_memory_per_block_optin, f"sm_{found.major}{found.minor}"
-        )
+        return Device(found.multi_processor_count, driver().shared_bytes(index), f"sm_{found.major}{found.minor}")
 
     def function(self, made: Plan, index: int) -> Runnable:
         """Raises Unavailable."""
@@ -75,8 +79,13 @@ _gpu = GPU()
 
 def unavailable(work: Work, reduced: torch.dtype | None, batch: int, index: int) -> str:
     """Why the work cannot run on this GPU, empty if it can; compiles its kernel, if that was not done yet."""
+    return _tried(work, mode_of(reduced), batch, index)
+
+
+@cache
+def _tried(work: Work, mode: str, batch: int, index: int) -> str:
     try:
-        _prepared(work, mode_of(reduced), batch, index)
+        _prepared(work, mode, batch, index)
     except Unavailable as error:
         return str(error)
     return ""
@@ -98,30 +107,44 @@ def source(made: Plan, device: Path = SOURCE / "device.h") -> str:
     return "\n".join([device.read_text(), made.constants, _structure(made.work.kernel), *parts, kernel])
 
 
-def run(work: Work, reduced: torch.dtype | None, spoiled: Sequence[Tensor], **arguments: Argument) -> None:
-    """Run a kernel over the whole batch, on torch's current stream.
+def run(
+    work: Work,
+    drive: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    reduced: torch.dtype | None,
+    spoiled: Sequence[Tensor],
+    **arguments: Argument,
+) -> None:
+    """Run a kernel over all steps and rows of a drive (T, B, ...), on torch's current stream.
 
     Tensors are float32, those for results contiguous; None is a null pointer. spoiled: the results that become NaN
     should a block never come. Raises LaunchError if the kernel cannot be launched, or if an earlier one stopped.
     """
-    drive = next(value for value in arguments.values() if isinstance(value, Tensor))
-    index, batch = drive.device.index or 0, arguments["B"]
-    assert isinstance(batch, int)
-    made, device, function = _prepared(work, mode_of(reduced), batch, index)
+    (T, B), device, index = drive.shape[:2], drive.device, drive.device.index or 0
+    made, properties, function = _prepared(work, mode_of(reduced), B, index)
     flag = _flag(index)
     if int(flag):
         flag.zero_()
         raise LaunchError("an earlier scan on this GPU stopped: its blocks waited too long for each other")
     dense = {name: value.contiguous() if isinstance(value, Tensor) else value for name, value in arguments.items()}
-    teams = teams_at_once(made, batch, device)
-    scratch = torch.empty(made.scratch_bytes, dtype=torch.uint8, device=drive.device)
+    dense |= {
+        "drive": drive.contiguous(),
+        "T": T,
+        "B": B,
+        "mask": None if mask is None else mask.contiguous(),
+        "mask_step": mask_step(mask),
+    }
+    dense |= {"lengths": None if lengths is None else lengths.long().contiguous()}
+    scratch = torch.empty(made.scratch_bytes, dtype=torch.uint8, device=device)
     dense |= {"patience": PATIENCE, "scratch": scratch, "flag": flag}
     dense |= {f"spoil_{i}": tensor for i, tensor in enumerate(spoiled)}
     dense |= {f"spoil_{i}_size": tensor.numel() for i, tensor in enumerate(spoiled)}
-    for first in range(0, batch, teams * made.rows):
-        count = min(teams, -(-(batch - first) // made.rows))
+    teams = teams_at_once(made, B, properties)
+    for first in range(0, B, teams * made.rows):
+        count = min(teams, -(-(B - first) // made.rows))
         counters = 128 * (1 + count)
-        zeros = torch.zeros(counters + count * made.exchange_bytes, dtype=torch.uint8, device=drive.device)
+        zeros = torch.zeros(counters + count * made.exchange_bytes, dtype=torch.uint8, device=device)
         dense |= {"first": first, "blocks": count * made.ctas, "counters": zeros, "exchange": zeros[counters:]}
         cooperative = made.ctas > 1 or made.streamed
         function.launch(count * made.ctas, _filled(work.kernel, dense), cooperative=cooperative)
@@ -164,4 +187,7 @@ def _filled(kernel: str, values: dict[str, Argument]) -> ctypes.Structure:
     types = {"long long": ctypes.c_int64, "double": ctypes.c_double, "float*": ctypes.c_void_p}
     fields = [(name, types[kind]) for kind, name in _members(kernel)]
     structure = type("Arguments", (ctypes.Structure,), {"_fields_": fields})
-    return structure(**{name: v.data_ptr() if isinstance(v, Tensor) else v or 0 for name, v in values.items()})
+    filled: ctypes.Structure = structure(
+        **{name: v.data_ptr() if isinstance(v, Tensor) else v or 0 for name, v in values.items()}
+    )
+    return filled

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
-from ungated.scan.cpu.library import mask_step
-from ungated.scan.cuda.kernel import run
+from ungated.cells.rru import EPSILON, RRUCell
+from ungated.scan import rru_torch
+from ungated.scan.cuda.kernel import Arguments, run
 from ungated.scan.cuda.plan import Product, Work
-from ungated.scan.products import batched
-from ungated.scan.rru_torch import _Arguments, _kept_share, _reference
+from ungated.scan.rru_torch import _Arguments, _kept_share, _reference, arguments_of, gradients_of
 from ungated.scan.scan_op import Gradient, scan_op
 
 
@@ -30,19 +28,18 @@ class _Made(NamedTuple):
 def rru_scan(
     cell: RRUCell, drive: Tensor, h0: Tensor, noise: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As `reference_scan`; without lengths and without ReLU over c."""
-    weights = (cell.W_h, list(cell.W_k), list(cell.b_k), cell.W_c, cell.b_c, cell.S, cell.Z)
-    d, h = _op(_Arguments(drive, h0, noise, lengths, *weights, bool(cell.normalize), bool(cell.output_relu)))
+    """As `reference_scan`; without ReLU over c."""
+    d, h = _op(arguments_of(cell, drive, h0, noise, lengths))
     return d, h
 
 
-def works(cell: RRUCell, masked: bool) -> tuple[Work, Work]:
+def works(cell: RRUCell, masked: bool, ragged: bool) -> tuple[Work, Work]:
     """What its kernels do, forward and backward."""
-    n, g, inner, normalize = cell.hidden_size, cell.middle_size, len(cell.W_k), bool(cell.normalize)
-    return _work(n, g, inner, normalize, masked), _work(n, g, inner, normalize, masked, backward=True)
+    given = (cell.hidden_size, cell.middle_size, len(cell.W_k), bool(cell.normalize), masked, ragged)
+    return _work(*given), _work(*given, backward=True)
 
 
-def _work(n: int, g: int, inner: int, normalize: bool, masked: bool, *, backward: bool = False) -> Work:
+def _work(n: int, g: int, inner: int, normalize: bool, masked: bool, ragged: bool, *, backward: bool = False) -> Work:
     state = "G" if backward else "H"
     products = (
         Product("ToMiddle", n, g, state),
@@ -51,14 +48,14 @@ def _work(n: int, g: int, inner: int, normalize: bool, masked: bool, *, backward
     )
     # Backward, the row's mean is of what the first ReLU layer passes.
     summed = "Between" if backward and inner else "ToMiddle"
-    constants = (("INNER", inner), ("NORMALIZE", int(normalize)), ("MASKED", int(masked)))
+    constants = (("INNER", inner), ("NORMALIZE", int(normalize)), ("MASKED", int(masked)), ("RAGGED", int(ragged)))
     kernel = "rru_backward" if backward else "rru_forward"
     return Work(kernel, products, ((state, n), ("J", g)), summed if normalize else "", constants)
 
 
 def _of(a: _Arguments, *, backward: bool = False) -> Work:
-    (_, _, g), n = a.drive.shape, a.h0.shape[1]
-    return _work(n, g, len(a.W_k), a.normalize, a.noise is not None, backward=backward)
+    given = (a.h0.shape[1], a.drive.shape[2], len(a.W_k), a.normalize, a.noise is not None, a.lengths is not None)
+    return _work(*given, backward=backward)
 
 
 def _allocate(a: _Arguments) -> _Made:
@@ -74,31 +71,12 @@ def _forward(made: _Made, a: _Arguments) -> None:
     (T, B, _), n = a.drive.shape, a.h0.shape[1]
     before = made.a if a.save else torch.empty_like(made.d) if a.W_k else made.d
     r = made.r if a.save and a.normalize else a.drive.new_empty(T, B, 1)
-    h = made.h if a.save else made.last
-    Z = a.Z.expand(n).contiguous()
-    run(
-        *(_of(a), a.reduced, (before, made.d, h)),
-        T=T,
-        B=B,
-        mask_step=mask_step(a.noise),
-        save=int(a.save),
-        epsilon=EPSILON,
-        drive=a.drive,
-        h0=a.h0,
-        mask=a.noise,
-        W_h=a.W_h,
-        W_k=_stacked(a.W_k),
-        b_k=_stacked(a.b_k),
-        W_c=a.W_c,
-        s=_kept_share(a).expand(n),
-        Z=Z,
-        Zb=Z * a.b_c,
-        a=before,
-        r=r,
-        d=made.d,
-        inner=made.inner,
-        h=h,
-    )
+    h, Z = made.h if a.save else made.last, a.Z.expand(n)
+    given: Arguments = {"save": int(a.save), "epsilon": EPSILON, "h0": a.h0}
+    given |= {"W_h": a.W_h, "W_k": _stacked(a.W_k), "b_k": _stacked(a.b_k), "W_c": a.W_c}
+    given |= {"s": _kept_share(a).expand(n), "Z": Z, "Zb": Z * a.b_c}
+    given |= {"a": before, "r": r, "d": made.d, "inner": made.inner, "h": h}
+    run(_of(a), a.drive, a.noise, a.lengths, a.reduced, (before, made.d, h), **given)
     if a.save:
         made.last.copy_(made.h[-1])
     if not a.W_k:
@@ -108,60 +86,24 @@ def _forward(made: _Made, a: _Arguments) -> None:
 
 
 def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) -> list[Gradient | None]:
-    (T, B, g), n, new, layers = a.drive.shape, a.h0.shape[1], a.drive.new_empty, len(a.W_k)
-    G_a, G_k, G_h, mean = new(T, B, g), new(layers, T, B, g), new(T + 1, B, n), new(T, B, 1)
+    (T, B, g), n, new = a.drive.shape, a.h0.shape[1], a.drive.new_empty
+    G_a, G_k, G_h, mean = new(T, B, g), new(len(a.W_k), T, B, g), new(T + 1, B, n), new(T, B, 1)
     y = made.a * made.r if a.normalize else made.a
-    V = _with(y, a.W_h.t(), a.reduced) if a.normalize else None
-    run(
-        *(_of(a, backward=True), a.reduced, (G_a, G_k, G_h)),
-        T=T,
-        B=B,
-        mask_step=mask_step(a.noise),
-        mask=a.noise,
-        W_h=a.W_h,
-        W_k=_stacked(a.W_k),
-        W_c=a.W_c,
-        s=_kept_share(a).expand(n),
-        Z=a.Z.expand(n),
-        a=made.a,
-        r=made.r,
-        d=made.d,
-        inner=made.inner,
-        V=V,
-        grad_d=gradients[0],
-        grad_h=gradients[1],
-        G_a=G_a,
-        G_k=G_k,
-        G_h=G_h,
-        mean=mean,
-    )
+    given: Arguments = {
+        "W_h": a.W_h,
+        "W_k": _stacked(a.W_k),
+        "W_c": a.W_c,
+        "s": _kept_share(a).expand(n),
+        "Z": a.Z.expand(n),
+    }
+    given |= {"a": made.a, "r": made.r, "d": made.d, "inner": made.inner}
+    given |= {"V": _with(y, a.W_h.t(), a.reduced) if a.normalize else None}
+    given |= {"grad_d": gradients[0], "grad_h": gradients[1], "G_a": G_a, "G_k": G_k, "G_h": G_h, "mean": mean}
+    run(_of(a, backward=True), a.drive, a.noise, a.lengths, a.reduced, (G_a, G_k, G_h), **given)
     if a.normalize:
         G_a.addcmul_(y, mean.mul_(made.r), value=-1.0).mul_(made.r)
-    s, h, G_after = _kept_share(a), made.h[:-1], G_h[1:]
-
-    @cache
-    def M() -> Tensor:
-        return batched(made.d, G_after, a.reduced)
-
-    @cache
-    def total() -> Tensor:
-        return G_after.sum((0, 1))
-
-    def G_W_k(k: int) -> Tensor:
-        return batched(made.inner[k - 1] if k else y.clamp_min(0.0), G_k[k], a.reduced)
-
-    return [
-        lambda: G_a,
-        lambda: G_h[0].clone(),
-        *(None for mask in (a.noise, a.lengths) if mask is not None),
-        lambda: batched(h, G_a, a.reduced),
-        *(partial(G_W_k, k) for k in range(layers)),
-        *(partial(G_k[k].sum, (0, 1)) for k in range(layers)),
-        lambda: M() * a.Z,
-        lambda: total() * a.Z,
-        *([] if a.S is None else [lambda: (G_after * h).sum((0, 1)) * (S_SCALE * s * (1.0 - s))]),
-        lambda: ((a.W_c * M()).sum(0) + a.b_c * total()).sum_to_size(a.Z.shape),
-    ]
+    kept = rru_torch._Made(made.d, made.last, y, made.r, made.inner, made.h[:-1], new(0))
+    return gradients_of(kept, a, G_a, G_h, G_k)
 
 
 def _with(x: Tensor, W: Tensor, reduced: torch.dtype | None) -> Tensor:

@@ -9,10 +9,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
   if (STREAMED && !m.meet_all(x.blocks)) return;
 
   constexpr int MINE = per_thread<Gates>;
-  float h[MINE], gates[MINE][2], c[MINE], mask[MINE];
+  float h[MINE], gates[MINE][2], c[MINE], mask[MINE], feature[MINE];
+  long long end[MINE];
   each<Gates>(m, [&](int i, int unit, int row, int) {
-    h[i] = x.h0[(m.first + row) * n + unit];
+    h[i] = x.h0[(m.first + row) * n + unit], end[i] = m.end_of(row);
     hand_on<H>(m, 0, unit, row, h[i]);
+    if (RAGGED && x.save) x.h[(m.first + row) * n + unit] = h[i];
   });
   m.arrive();
   for (long long t = 0; t < x.T; t++) {
@@ -46,12 +48,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
         [&](int i, int unit, int row, int, const float* sums) {
           const float u = gates[i][1];
           c[i] = tanhf(c[i] + sums[0]);
-          h[i] = u * h[i] + (1.0f - u) * (c[i] * mask[i]);
+          feature[i] = u * h[i] + (1.0f - u) * (c[i] * mask[i]);
+          if (t < end[i]) h[i] = feature[i];
           hand_on<H>(m, 0, unit, row, h[i]);
         },
         Nothing(),
         [&](int i, int unit, int row, int) {
-          x.features[(at + row) * n + unit] = h[i];
+          x.features[(at + row) * n + unit] = feature[i];
+          if (RAGGED && x.save && t + 1 < x.T) x.h[(at + B + row) * n + unit] = h[i];
           if (x.save) x.gates[(at + row) * 3 * n + 2 * n + unit] = c[i];
           if (t + 1 == x.T) x.last[(m.first + row) * n + unit] = h[i];
         });

@@ -12,10 +12,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
   if (STREAMED && !m.meet_all(x.blocks)) return;
 
   float G_h[per_thread<ToState>], s[per_thread<ToState>];
+  long long end[per_thread<ToState>];
   each<ToState>(m, [&](int i, int unit, int row, int) {
     const long long at = (m.first + row) * n + unit;
-    G_h[i] = x.grad_h ? x.grad_h[at] : 0.0f, s[i] = x.s[unit];
-    hand_on<G>(m, 0, unit, row, G_h[i]);
+    G_h[i] = x.grad_h ? x.grad_h[at] : 0.0f, s[i] = x.s[unit], end[i] = m.end_of(row);
+    hand_on<G>(m, 0, unit, row, x.T - 1 < end[i] ? G_h[i] : 0.0f);
     x.G_h[x.T * B * n + at] = G_h[i];
   });
   m.arrive();
@@ -92,8 +93,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
           if (NORMALIZE) dots.add(m, [&](float sum, int) { return sum / g; });
         },
         [&](int i, int unit, int row, int, const float* sums) {
-          G_h[i] = s[i] * G_h[i] + r[i] * (NORMALIZE ? sums[0] - r[i] * row_value(m, row) * V[i] : sums[0]);
-          hand_on<G>(m, 0, unit, row, G_h[i]);
+          G_h[i] = (t < end[i] ? s[i] * G_h[i] : G_h[i]) + r[i] * (NORMALIZE ? sums[0] - r[i] * row_value(m, row) * V[i] : sums[0]);
+          hand_on<G>(m, 0, unit, row, t - 1 < end[i] ? G_h[i] : 0.0f);
         },
         Nothing(), [&](int i, int unit, int row, int) { x.G_h[(at + row) * n + unit] = G_h[i]; });
     if (!there) return;

@@ -12,8 +12,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
   if (STREAMED && !m.meet_all(x.blocks)) return;
 
   float h[per_thread<ToState>], s[per_thread<ToState>], b_c[per_thread<ToState>];  // Z goes into W_c and b_c
+  long long end[per_thread<ToState>];
   each<ToState>(m, [&](int i, int unit, int row, int) {
-    h[i] = x.h0[(m.first + row) * n + unit], s[i] = x.s[unit], b_c[i] = x.Zb[unit];
+    h[i] = x.h0[(m.first + row) * n + unit], s[i] = x.s[unit], b_c[i] = x.Zb[unit], end[i] = m.end_of(row);
     hand_on<H>(m, 0, unit, row, h[i]);
     if (x.save) x.h[(m.first + row) * n + unit] = h[i];
   });
@@ -87,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
           if (INNER == 0) scale();
         },
         [&](int i, int unit, int row, int, const float* sums) {
-          h[i] = s[i] * h[i] + (sums[0] * (INNER == 0 ? r(row) : 1.0f) + b_c[i]);
+          if (t < end[i]) h[i] = s[i] * h[i] + (sums[0] * (INNER == 0 ? r(row) : 1.0f) + b_c[i]);
           hand_on<H>(m, 0, unit, row, h[i]);
         },
         Nothing(),

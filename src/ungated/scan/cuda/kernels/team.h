@@ -31,6 +31,9 @@ struct Team {
 
   int& stopped() const { return *reinterpret_cast<int*>(local + STOPPED_AT); }
 
+  // The first time step that a row does not take; its state stays as it is from there on.
+  long long end_of(int row) const { return RAGGED ? reinterpret_cast<const long long*>(x.lengths)[first + row] : x.T; }
+
   // What this block has written is ready for the others.
   void arrive() {
     block_barrier();
