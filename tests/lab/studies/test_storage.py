@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from ungated.lab.studies.storage import Trials, check_storage, open_storage
 from ungated.lab.studies.study import Study
 from ungated.lab.studies.team import open_trials
 
-MakeStudy = Callable[..., Study]
+from .conftest import MakeStudy
 
 
 def take_all(journal: Path, budget: int, taken: list[int]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ungated.lab.studies.study import Study
 from ungated.lab.studies.team import open_trials
 from ungated.lab.studies.worker import Worker
 
-MakeStudy = Callable[..., Study]
+from .conftest import MakeStudy
 
 
 def hired(study: Study, **terms: Any) -> tuple[Worker, list[tuple[int, str]]]:
