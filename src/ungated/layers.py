@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ungated.cells import GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise, State, check_rate, check_size, map_state
-from ungated.scan import scan
+from ungated.scan import scan_layer
 
 Lengths = Tensor | Sequence[int]
 
@@ -162,8 +162,7 @@ class RNN(nn.Module):
                 cell, masks = self._cells[index], noise[index]
                 before = map_state(lambda tensor, index=index: tensor[index], state)
                 inputs = _reverse(x, lengths) if direction else x
-                features, after = scan(cell, cell.project(inputs, masks), before, masks, lengths)
-                output = cell.readout(features)
+                output, after = scan_layer(cell, inputs, before, masks, lengths)
                 outputs.append(_reverse(output, lengths) if direction else output)
                 last_states.append(after)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ungated.cells import GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise, State
 from ungated.scan.conditions import why_not
+from ungated.scan.cpu import LAYERS as CPU_LAYERS
 from ungated.scan.cpu import SCANS as CPU_SCANS
 from ungated.scan.cpu import why_not_cpu
 from ungated.scan.graphs import SCANS as GRAPH_SCANS
@@ -76,6 +77,26 @@ def scan(
     Raises ValueError for an unknown backend, RuntimeError if the path that is forced cannot run this call.
     """
     return choose(cell, drive, state, noise, lengths, backend).run(cell, drive, state, noise, lengths)
+
+
+def scan_layer(
+    cell: Cell, x: Tensor, state: State, noise: Noise = None, lengths: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """`cell.readout` of `scan` of `cell.project(x, noise)`, all in one where a path has that: x (T, B, m) -> output."""
+    whole = next(
+        (run for known, run in CPU_LAYERS.items() if x.device.type == "cpu" and _has_stages_of(known, cell)), None
+    )
+    if whole is not None and choose(cell, x, state, noise, lengths).path == "cpu":
+        return whole(cell, x, state, noise, lengths)
+    features, last = scan(cell, cell.project(x, noise), state, noise, lengths)
+    return cell.readout(features), last
+
+
+def _has_stages_of(known: type[Cell], cell: Cell) -> bool:
+    return all(
+        getattr(type(cell), stage) is getattr(known, stage) and stage not in cell.__dict__
+        for stage in ("project", "step", "readout")
+    )
 
 
 def choose(

@@ -23,7 +23,7 @@ from ungated.scan.cpu.library import engine
 from ungated.scan.cpu.lstm import lstm_scan
 from ungated.scan.cpu.mogrifier import mogrifier_scan
 from ungated.scan.cpu.rhn import rhn_scan
-from ungated.scan.cpu.rru import rru_scan
+from ungated.scan.cpu.rru import rru_layer, rru_scan
 
 SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
     RRUCell: rru_scan,
@@ -32,6 +32,9 @@ SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
     LSTMCell: lstm_scan,
     MogrifierLSTMCell: mogrifier_scan,
 }
+
+#: As SCANS, from a layer's input to its output.
+LAYERS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {RRUCell: rru_layer}
 
 _logger = logging.getLogger("ungated")
 _said: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,10 @@ from torch import Tensor
 from ungated.scan.cpu.compiler import Unavailable, library_file
 from ungated.scan.pages import on_huge_pages
 
-#: The members of each cell's structure of arguments, in the order of engine/*.cpp; *name is a double.
+#: The members of each structure of arguments, in the order of engine/*.cpp; *name is a double.
 _FIELDS = {
-    "rru": "T B n g inner normalize *epsilon drive h0 mask mask_step lengths W_h W_c W_k b_k s Z Zb weights d h h_step "
-    "a r y grad_d grad_h grad_a grad_z grad_c grad_h0",
+    "rru": "T B n g m p inner normalize *epsilon in h0 mask mask_step lengths W_h W_c W_x b_j W_o b_o W_k b_k s Z Zb "
+    "weights out h h_step a ld r y grad_out grad_h grad_a grad_a_ld grad_z grad_c grad_h0 grad_s",
     "lstm": "T B n *forget_bias drive h0 c0 mask mask_step lengths W_h weights features h c kept gates "
     "grad_features grad_h grad_c grad_drive grad_h0 grad_c0",
     "gru": "T B n drive h0 mask mask_step lengths W_hg W_hc b_hc weights features h kept gates q grad_features grad_h "
@@ -23,6 +24,8 @@ _FIELDS = {
     "grad_z grad_s0",
     "mogrifier": "T B m n rounds rank x h0 c0 mask mask_step lengths W_x W_h bias A Bs beta weights features h c kept "
     "gates e_x e_h grad_features grad_h grad_c grad_z grad_e_x grad_e_h grad_x grad_h0 grad_c0",
+    "batched": "rows left_0 left_0_n left_0_ld left_1 left_1_n left_1_ld right_0 right_0_n right_0_ld right_1 "
+    "right_1_n right_1_ld rectify mask mask_rows scale out_00 out_01 out_10 out_11 sums_0 sums_1",
 }
 
 
@@ -43,23 +46,43 @@ class _OpenMP(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("parallel", "thread", "threads")]
 
 
-class Engine:
+class Library:
+    """One file of the engine, compiled and loaded, and the structure of its arguments."""
+
+    def __init__(self, name: str) -> None:
+        """Raises Unavailable."""
+        self.name = name
+        try:
+            self._library = ctypes.CDLL(str(library_file(name)))
+        except OSError as error:
+            raise Unavailable(f"the library could not be loaded: {error}") from error
+        types = {True: ctypes.c_double, False: ctypes.c_int64}
+        members = [(field.lstrip("*"), types[field.startswith("*")]) for field in _FIELDS[name].split()]
+        self._Arguments = type("Arguments", (ctypes.Structure,), {"_fields_": members})
+        if self.function("size")() != ctypes.sizeof(self._Arguments):
+            raise Unavailable("the library is of another version")
+        self.omp = ctypes.byref(_openmp())
+
+    def function(self, name: str) -> Any:
+        try:
+            found = self._library[f"{self.name}_{name}"]
+        except AttributeError as error:
+            raise Unavailable(f"the library could not be loaded: {error}") from error
+        found.restype = ctypes.c_int64
+        return found
+
+    def arguments(self, given: dict[str, Argument]) -> ctypes.Structure:
+        """Tensors as their addresses, None as a null pointer."""
+        plain = {name: v.data_ptr() if isinstance(v, Tensor) else v or 0 for name, v in given.items()}
+        return self._Arguments(**plain)  # type: ignore[no-any-return]
+
+
+class Engine(Library):
     """One cell's library: `scan` runs it along time."""
 
     def __init__(self, cell: str) -> None:
-        try:
-            library = ctypes.CDLL(str(library_file(cell)))
-            self._size, self._weights, self._scan = (library[f"{cell}_{name}"] for name in ("size", "weights", "scan"))
-        except (OSError, AttributeError) as error:
-            raise Unavailable(f"the library could not be loaded: {error}") from error
-        for function in (self._size, self._weights):
-            function.restype = ctypes.c_int64
-        types = {True: ctypes.c_double, False: ctypes.c_int64}
-        members = [(name.lstrip("*"), types[name.startswith("*")]) for name in _FIELDS[cell].split()]
-        self._Arguments = type("Arguments", (ctypes.Structure,), {"_fields_": members})
-        if self._size() != ctypes.sizeof(self._Arguments):
-            raise Unavailable("the library is of another version")
-        self._omp = _openmp()
+        super().__init__(cell)
+        self._weights, self._scan = self.function("weights"), self.function("scan")
 
     def scan(self, *, backward: bool, lists: dict[str, list[Tensor]] | None = None, **arguments: Argument) -> None:
         """Run the scan. Tensors are float32 or integers, those for results contiguous; None is a null pointer.
@@ -70,11 +93,11 @@ class Engine:
         held = {name: [tensor.contiguous() for tensor in tensors] for name, tensors in (lists or {}).items()}
         for name, tensors in held.items():
             dense[name] = torch.tensor([tensor.data_ptr() for tensor in tensors])
-        x = self._Arguments(**{name: v.data_ptr() if isinstance(v, Tensor) else v or 0 for name, v in dense.items()})
+        x = self.arguments(dense)
         weights = torch.empty(self._weights(ctypes.byref(x)))
         on_huge_pages(weights)
         x.weights = weights.data_ptr()
-        if self._scan(ctypes.byref(x), backward, thread_count(), 0, ctypes.byref(self._omp)):
+        if self._scan(ctypes.byref(x), backward, thread_count(), 0, self.omp):
             raise MemoryError("no memory or no thread for a scan")
 
 

@@ -7,11 +7,10 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-template <class Scan, class Arguments>
-static int run_guarded(const Arguments& x, int backward, int threads, int packed, const OpenMP& omp, int64_t weights) {
+template <class Work>
+static int guarded(Work work) {
   try {
-    Scan scan(x, backward, threads);
-    run(scan, threads, x.B, weights * 4, packed, omp);
+    work();
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
@@ -26,5 +25,8 @@ static int run_guarded(const Arguments& x, int backward, int threads, int packed
   EXPORT int64_t name##_size() { return sizeof(Arguments); }                                                     \
   EXPORT int64_t name##_weights(const Arguments* x) { return Scan::size(*x); }                                   \
   EXPORT int name##_scan(const Arguments* x, int backward, int threads, int packed, const OpenMP* omp) {         \
-    return run_guarded<Scan>(*x, backward, threads, packed, *omp, Scan::size(*x));                               \
+    return guarded([&] {                                                                                         \
+      Scan scan(*x, backward, threads);                                                                          \
+      run(scan, threads, x->B, Scan::size(*x) * 4, packed, *omp);                                                \
+    });                                                                                                          \
   }

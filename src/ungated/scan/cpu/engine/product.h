@@ -17,9 +17,10 @@ constexpr int TILE_ROWS = 64;   // rows whose results stay in the first-level ca
 constexpr int K_BLOCK = 160;    // rows of a panel that stay there while all rows of the tile use them
 
 // c (+)= a b for one block of rows; with every row of b, the line at `next` is fetched and `next` moves on by `step`.
+// Entry (i, k) of a is at a[i * lda + k], or, with UPRIGHT, at a[k * UPRIGHT + i].
 typedef void Kernel(const float* a, int64_t lda, const float* b, int K, float* c, bool add, const float* next, int step);
 
-template <int NV, int MR>
+template <int NV, int MR, int UPRIGHT>
 static void kernel(const float* __restrict a, int64_t lda, const float* __restrict b, int K, float* __restrict c, bool add,
                    const float* next, int step) {
   constexpr int P = NV * W;
@@ -31,6 +32,7 @@ static void kernel(const float* __restrict a, int64_t lda, const float* __restri
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 64
       for (int v = 0; v < NV; v++) acc[u][i][v] = u == 0 && add ? load(c + i * P + v * W) : vec{};
+  auto entry = [a, lda](int i, int k) { return UPRIGHT ? a[k * UPRIGHT + i] : a[i * lda + k]; };
   int k = 0;
   for (; k + CHAINS <= K; k += CHAINS)
 #pragma GCC unroll 64
@@ -43,7 +45,7 @@ static void kernel(const float* __restrict a, int64_t lda, const float* __restri
       next += step;
 #pragma GCC unroll 64
       for (int i = 0; i < MR; i++) {
-        vec x = all(a[i * lda + k + u]);
+        vec x = all(entry(i, k + u));
 #pragma GCC unroll 64
         for (int v = 0; v < NV; v++) acc[u][i][v] += x * w[v];
       }
@@ -52,7 +54,7 @@ static void kernel(const float* __restrict a, int64_t lda, const float* __restri
 #pragma GCC unroll 64
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 64
-      for (int v = 0; v < NV; v++) acc[0][i][v] += a[i * lda + k] * load(b + k * P + v * W);
+      for (int v = 0; v < NV; v++) acc[0][i][v] += entry(i, k) * load(b + k * P + v * W);
 #pragma GCC unroll 64
   for (int i = 0; i < MR; i++)
 #pragma GCC unroll 64
@@ -63,10 +65,10 @@ static void kernel(const float* __restrict a, int64_t lda, const float* __restri
     }
 }
 
-template <int NV, int MR>
+template <int NV, int MR, int UPRIGHT = 0>
 static Kernel* kernel_for(int rows) {
   if constexpr (MR == 0) return nullptr;
-  else return rows == MR ? &kernel<NV, MR> : kernel_for<NV, MR - 1>(rows);
+  else return rows == MR ? &kernel<NV, MR, UPRIGHT> : kernel_for<NV, MR - 1, UPRIGHT>(rows);
 }
 
 // Where packed weights come from. Column `c` of gate `q` at row `k` is source[q][k * ld + c], or [c * ld + k] with

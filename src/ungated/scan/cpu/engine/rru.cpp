@@ -4,6 +4,7 @@
 // Normalisation costs no barrier: ReLU(r a) = r ReLU(a) for r > 0, so the product after it takes ReLU(a), partial sums
 // of a^2 travel with it, and r multiplies its result. Backwards there is one where threads share rows: it is cheaper than
 // to have each of them read all of a.
+#include <algorithm>
 #include <cmath>
 
 #include "entry.h"
@@ -12,21 +13,26 @@
 #include "team.h"
 
 struct RRU {
-  int64_t T, B, n, g, inner, normalize;
+  int64_t T, B, n, g, m, p, inner, normalize;
   double epsilon;
-  const float *drive, *h0, *mask;
-  int64_t mask_step;        // floats from one step's mask to the next; 0: one mask for all
-  const int64_t* lengths;   // (B), or null
-  const float *W_h, *W_c;   // (n,g), (g,n)
-  const float *W_k, *b_k;   // (inner,g,g), (inner,g)
-  const float *s, *Z, *Zb;  // (n) each: sigmoid(10 S), Z, Z * b_c
-  float* weights;           // room for RRUScan::size floats
-  float *d, *h;             // (T,B,g); (T + 1,B,n), or with h_step = 0 the last only (B,n)
+  const float *in, *h0, *mask;  // x (T,B,m), or with m = 0 the drive (T,B,g)
+  int64_t mask_step;            // floats from one step's mask to the next; 0: one mask for all
+  const int64_t* lengths;       // (B), or null
+  const float *W_h, *W_c, *W_x, *b_j, *W_o, *b_o;  // (n,g), (g,n), (m,g), (g), (g,p), (p)
+  const float *const *W_k, *const *b_k;            // `inner` of (g,g) and (g)
+  const float *s, *Z, *Zb;                         // (n) each: sigmoid(10 S), Z, Z * b_c
+  float* weights;                                  // room for RRUScan::size floats
+  float *out, *h;  // o (T,B,p), or with p = 0 d (T,B,g); (T + 1,B,n), or with h_step = 0 the last only (B,n)
   int64_t h_step;
-  float *a, *r, *y;         // for the way back, null without one: (T,B,g), (T,B), (inner,T,B,g) inputs of W_k
+  float* a;  // for the way back, null without one, as the next two: (T,B,g), its rows `ld` apart
+  int64_t ld;
+  float *r, *y;  // (T,B); (inner,T,B,g): outputs of the ReLU layers after the first, the last of them d
   // backward only; the first two may be null
-  const float *grad_d, *grad_h;
-  float *grad_a, *grad_z, *grad_c, *grad_h0;  // (T,B,g); (inner,T,B,g) before each ReLU; Z * this is G(c) (T,B,n); (B,n)
+  const float *grad_out, *grad_h;
+  float* grad_a;  // (T,B,g), its rows `grad_a_ld` apart
+  int64_t grad_a_ld;
+  float *grad_z, *grad_c, *grad_h0;  // (inner,T,B,g) before each ReLU; (T,B,n): Z * this is G(c); (B,n)
+  float* grad_s;                     // (B,n) each row's share
 };
 
 class RRUScan {
@@ -35,23 +41,34 @@ class RRUScan {
       : x(x),
         backward(backward),
         middle{{x.B, x.g}, {x.inner ? x.B : 0, x.g}},
-        state(x.B, x.n),
-        entering(backward ? x.B : 0, x.n),
-        partial(x.B * threads, W) {}
+        state(x.B, x.n + (backward ? 0 : x.m)),
+        entering(backward ? x.B : 0, x.n + x.p),
+        biases(1 + x.inner, x.g),
+        partial(x.B * threads, W) {
+    if (x.m && !backward) memcpy(biases.row(0), x.b_j, static_cast<size_t>(x.g) * 4);
+    for (int64_t k = 0; k < x.inner; k++) memcpy(biases.row(1 + k), x.b_k[k], static_cast<size_t>(x.g) * 4);
+  }
 
   static int64_t size(const RRU& x) {
-    return Plain::size(x.n, x.g) + x.inner * Plain::size(x.g, x.g) + Plain::size(x.g, x.n);
+    return Plain::size(x.n + (x.m > x.p ? x.m : x.p), x.g) + x.inner * Plain::size(x.g, x.g) + Plain::size(x.g, x.n) +
+           Plain::size(x.g, x.p);
   }
 
   void pack(int id, int count) {
-    auto pack = [&](const Plain& w, const Source& source) {
-      w.pack(source, 0, w.K, share(w.panels(), count, id), share(w.panels(), count, id + 1));
+    auto pack = [&](const Plain& w, const Source& source, int64_t row, int64_t rows) {
+      w.pack(source, row, rows, share(w.panels(), count, id), share(w.panels(), count, id + 1));
     };
-    if (backward) pack(from_state(), {{x.W_c}, x.n, true, nullptr, x.Z});
-    else pack(from_state(), {{x.W_h}, x.g, false, nullptr, nullptr});
-    for (int64_t k = 0; k < x.inner; k++) pack(between(k), {{x.W_k + k * x.g * x.g}, x.g, backward, nullptr, nullptr});
-    if (backward) pack(to_state(), {{x.W_h}, x.g, true, nullptr, nullptr});
-    else pack(to_state(), {{x.W_c}, x.n, false, x.Z, nullptr});
+    if (backward) {
+      pack(to_middle(), {{x.W_c}, x.n, true, nullptr, x.Z}, 0, x.n);
+      if (x.p) pack(to_middle(), {{x.W_o}, x.p, true, nullptr, nullptr}, x.n, x.p);
+      pack(to_state(), {{x.W_h}, x.g, true, nullptr, nullptr}, 0, x.g);
+    } else {
+      pack(to_middle(), {{x.W_h}, x.g, false, nullptr, nullptr}, 0, x.n);
+      if (x.m) pack(to_middle(), {{x.W_x}, x.g, false, nullptr, nullptr}, x.n, x.m);
+      pack(to_state(), {{x.W_c}, x.n, false, x.Z, nullptr}, 0, x.g);
+      if (x.p) pack(to_output(), {{x.W_o}, x.p, false, nullptr, nullptr}, 0, x.g);
+    }
+    for (int64_t k = 0; k < x.inner; k++) pack(between(k), {{x.W_k[k]}, x.g, backward, nullptr, nullptr}, 0, x.g);
   }
 
   void operator()(const Role& role) { backward ? backwards(role) : forwards(role); }
@@ -61,13 +78,17 @@ class RRUScan {
   const RRU& x;
   bool backward;
   Matrix middle[2];  // what one product hands to the next
-  Matrix state;      // forwards h; backwards its gradient
-  Matrix entering;   // backwards: the gradient of h where the row has not ended, 0 where it has
+  Matrix state;      // forwards h and beside it x; backwards the gradient of h
+  Matrix entering;   // backwards: the gradient of h where the row has not ended, 0 where it has; beside it that of o
+  Matrix biases;     // b_j, b_k
   Matrix partial;    // a register of partial sums for each slab and row
 
-  Plain from_state() const { return {x.weights, x.n, x.g}; }
-  Plain between(int64_t k) const { return {x.weights + Plain::size(x.n, x.g) + k * Plain::size(x.g, x.g), x.g, x.g}; }
-  Plain to_state() const { return {x.weights + Plain::size(x.n, x.g) + x.inner * Plain::size(x.g, x.g), x.g, x.n}; }
+  // The products of a step: to the middle units, between them, on to the state and, forwards, to the output.
+  Plain to_middle() const { return {x.weights, x.n + (backward ? x.p : x.m), x.g}; }
+  Plain between(int64_t k) const { return {after(to_middle()) + k * Plain::size(x.g, x.g), x.g, x.g}; }
+  Plain to_state() const { return {after(to_middle()) + x.inner * Plain::size(x.g, x.g), x.g, x.n}; }
+  Plain to_output() const { return {after(to_state()), x.g, x.p}; }
+  static float* after(const Plain& w) { return w.data + Plain::size(w.K, w.units); }
 
   bool ended(int64_t t, int64_t b) const { return x.lengths && x.lengths[b] <= t; }
   const float* mask(int64_t t, int64_t first) const { return x.mask ? x.mask + t * x.mask_step + first * x.g : nullptr; }
@@ -86,22 +107,36 @@ class RRUScan {
     }
   }
 
+  // Step t of what goes beside the state into the first product, from (T,B,width) or zeros: this thread's rows of it.
+  void bring(const Role& role, Matrix& beside, const float* from, int64_t t, int64_t width) {
+    for (int64_t i = share(role.rows(), role.slabs, role.slab); i < share(role.rows(), role.slabs, role.slab + 1); i++) {
+      float* to = beside.row(role.first + i) + x.n;
+      if (!from) memset(to, 0, static_cast<size_t>(width) * 4);
+      else memcpy(to, from + (t * x.B + role.first + i) * width, static_cast<size_t>(width) * 4);
+    }
+  }
+
   void forwards(const Role& role) {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
-    const Plain W_h = from_state(), W_c = to_state();
+    const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output();
     const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels());
-    const int64_t n0 = role.begin(W_c.panels()), n1 = role.end(W_c.panels());
+    // The panels of W_c and W_o are divided as one row of panels.
+    const int64_t both = W_c.panels() + W_o.panels(), n0 = std::min(role.begin(both), W_c.panels());
+    const int64_t n1 = std::min(role.end(both), W_c.panels());
+    const int64_t o0 = std::max(role.begin(both) - W_c.panels(), int64_t{0});
+    const int64_t o1 = std::max(role.end(both) - W_c.panels(), int64_t{0});
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++) {
         memcpy(state.row(b), x.h0 + b * n, static_cast<size_t>(n) * 4);
         if (x.h_step) memcpy(x.h + b * n, x.h0 + b * n, static_cast<size_t>(n) * 4);
       }
+    if (x.m) bring(role, state, x.in, 0, x.m);
     role.meet();
     std::vector<float> r(static_cast<size_t>(rows), 1.0f);
     for (int64_t t = 0; t < x.T; t++) {
       const int64_t at = (t * B + first) * g;
-      const float *drive = x.drive + at, *m = mask(t, first);
-      float *d = x.d + at, *a = x.a ? x.a + at : nullptr;
+      const float *drive = x.m ? nullptr : x.in + at, *m = mask(t, first);
+      float* a = x.a ? x.a + (t * B + first) * x.ld : nullptr;
       for (int64_t i = 0; i < rows; i++) store(partial.row(role.slab * B + first + i), vec{});
       product(
           state.row(first), state.ld, rows, W_h, g0, g1,
@@ -109,8 +144,8 @@ class RRUScan {
             float* squares = partial.row(role.slab * B + first + i);
             vec squared = load(squares);
             columns(p, g, result, [&](int64_t j, int64_t count, vec before) {
-              before += load(drive + i * g + j, count);
-              if (a) store(a + i * g + j, before, count);
+              before += drive ? load(drive + i * g + j, count) : load(biases.row(0) + j);
+              if (a) store(a + i * x.ld + j, before);
               squared += before * before;
               vec after = relu(before);
               if (m && !x.inner) after *= load(m + i * g + j, count);
@@ -120,8 +155,7 @@ class RRUScan {
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
             fetch(drive, g, i0, i1, p * Plain::P, Plain::P);
-            fetch_to_write(a, g, i0, i1, p * Plain::P, Plain::P);
-            fetch_to_write(d, g, i0, i1, p * Plain::P, Plain::P);
+            fetch_to_write(a, x.ld, i0, i1, p * Plain::P, Plain::P);
           });
       role.meet();
       if (x.normalize)
@@ -129,47 +163,57 @@ class RRUScan {
           r[i] = 1.0f / std::sqrt(sums(role, first + i) / static_cast<float>(g) + static_cast<float>(x.epsilon));
           if (x.r && role.slab == 0) x.r[t * B + first + i] = r[i];
         }
-      // What has been handed on is still to be multiplied by r; what is kept is multiplied here.
-      float* kept = x.inner ? (x.y ? x.y + at : nullptr) : d;
-      if (kept)
+      // What has been handed on is still to be multiplied by r; d, if it is wanted, is multiplied here.
+      if (!x.p && !x.inner)
         for (int64_t i = 0; i < rows; i++)
           for (int64_t j = g0 * Plain::P; j < g && j < g1 * Plain::P; j += W)
-            store(kept + i * g + j, load(middle[0].row(first + i) + j) * r[i], g - j);
+            store(x.out + at + i * g + j, load(middle[0].row(first + i) + j) * r[i], g - j);
       for (int64_t k = 0; k < x.inner; k++) {
         const bool last = k + 1 == x.inner;
         Matrix &in = middle[k % 2], &out = middle[(k + 1) % 2];
-        float* y = last ? d : x.y ? x.y + (k + 1) * x.T * B * g + at : nullptr;
+        float *y = x.y ? x.y + k * x.T * B * g + at : nullptr, *d = last && !x.p ? x.out + at : nullptr;
         product(in.row(first), in.ld, rows, between(k), g0, g1, [&](int64_t i, int64_t p, const float* result) {
           const float scale = k == 0 ? r[i] : 1.0f;
           columns(p, g, result, [&](int64_t j, int64_t count, vec before) {
-            vec after = relu(before * scale + load(x.b_k + k * g + j, count));
+            vec after = relu(before * scale + load(biases.row(1 + k) + j));
             if (m && last) after *= load(m + i * g + j, count);
             if (y) store(y + i * g + j, after, count);
+            if (d) store(d + i * g + j, after, count);
             store(out.row(first + i) + j, after);
           });
         });
         role.meet();
       }
+      float *h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr, *o = x.out + t * B * x.p;
       Matrix& in = middle[x.inner % 2];
-      float* h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr;
-      product(in.row(first), in.ld, rows, W_c, n0, n1, [&](int64_t i, int64_t p, const float* result) {
-        const float scale = x.inner ? 1.0f : r[i];
-        const bool over = ended(t, first + i);
-        float* own = state.row(first + i);
-        columns(p, n, result, [&](int64_t j, int64_t count, vec c) {
-          vec now = load(own + j);
-          if (!over) now = load(x.s + j, count) * now + (c * scale + load(x.Zb + j, count));
-          store(own + j, now);
-          if (h) store(h + (first + i) * n + j, now, count);
-        });
-      });
+      product(
+          in.row(first), in.ld, rows, W_c, n0, n1,
+          [&](int64_t i, int64_t p, const float* result) {
+            const float scale = x.inner ? 1.0f : r[i];
+            const bool over = ended(t, first + i);
+            float* own = state.row(first + i);
+            columns(p, n, result, [&](int64_t j, int64_t count, vec c) {
+              vec now = load(own + j, count);
+              if (!over) now = load(x.s + j, count) * now + (c * scale + load(x.Zb + j, count));
+              store(own + j, now, count);
+              if (h) store(h + (first + i) * n + j, now, count);
+            });
+          });
+      product(in.row(first), in.ld, rows, W_o, o0, o1,
+          [&](int64_t i, int64_t p, const float* result) {
+            const float scale = x.inner ? 1.0f : r[i];
+            columns(p, x.p, result, [&](int64_t j, int64_t count, vec before) {
+              store(o + (first + i) * x.p + j, before * scale + load(x.b_o + j, count), count);
+            });
+          });
+      if (x.m && t + 1 < x.T) bring(role, state, x.in, t + 1, x.m);
       role.meet();
     }
   }
 
   void backwards(const Role& role) {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
-    const Plain W_c = from_state(), W_h = to_state();
+    const Plain W_c = to_middle(), W_h = to_state();
     const int64_t g0 = role.begin(W_c.panels()), g1 = role.end(W_c.panels());
     const int64_t n0 = role.begin(W_h.panels()), n1 = role.end(W_h.panels());
     if (role.slab == 0)
@@ -178,22 +222,25 @@ class RRUScan {
           vec G = x.grad_h ? load(x.grad_h + b * n + j, n - j) : vec{};
           store(state.row(b) + j, G);
           G = ended(x.T - 1, b) ? vec{} : G;
-          store(entering.row(b) + j, G);
+          store(entering.row(b) + j, G, n - j);
           store(x.grad_c + ((x.T - 1) * B + b) * n + j, G, n - j);
+          store(x.grad_s + b * n + j, vec{}, n - j);
         }
+    if (x.p) bring(role, entering, x.grad_out, x.T - 1, x.p);
     role.meet();
     for (int64_t t = x.T - 1; t >= 0; t--) {
       const int64_t at = (t * B + first) * g;
-      const float *a = x.a + at, *d = x.d + at, *m = mask(t, first), *grad_d = x.grad_d ? x.grad_d + at : nullptr;
-      float* grad_a = x.grad_a + at;
+      const float *a = x.a + (t * B + first) * x.ld, *m = mask(t, first);
+      const float* grad_d = x.grad_out && !x.p ? x.grad_out + at : nullptr;
+      float* grad_a = x.grad_a + (t * B + first) * x.grad_a_ld;
       for (int64_t i = 0; i < rows; i++) store(partial.row(role.slab * B + first + i), vec{});
       // G(y) of the first ReLU layer, the one after Normalize, on to G of what Normalize gave.
       auto to_first = [&](int64_t i, int64_t j, int64_t count, vec G, vec& dot, Matrix& out) {
-        vec before = load(a + i * g + j, count);
+        vec before = load(a + i * x.ld + j);
         G = where_positive(before, G);
         dot += G * before;
         store(out.row(first + i) + j, G);
-        if (!x.normalize) store(grad_a + i * g + j, G, count);
+        if (!x.normalize) store(grad_a + i * x.grad_a_ld + j, G, count);
       };
       product(
           entering.row(first), entering.ld, rows, W_c, g0, g1,
@@ -204,16 +251,17 @@ class RRUScan {
               if (grad_d) G += load(grad_d + i * g + j, count);
               if (m) G *= load(m + i * g + j, count);
               if (!x.inner) return to_first(i, j, count, G, dot, middle[0]);
-              G = where_positive(load(d + i * g + j, count), G);
+              const int64_t last = (x.inner - 1) * x.T * B * g + at + i * g + j;
+              G = where_positive(load(x.y + last, count), G);
               store(middle[0].row(first + i) + j, G);
-              store(x.grad_z + (x.inner - 1) * x.T * B * g + at + i * g + j, G, count);
+              store(x.grad_z + last, G, count);
             });
             store(dots, dot);
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
             fetch(grad_d, g, i0, i1, p * Plain::P, Plain::P);
-            fetch(x.inner ? d : a, g, i0, i1, p * Plain::P, Plain::P);
-            fetch_to_write(grad_a, g, i0, i1, p * Plain::P, Plain::P);
+            if (!x.inner) fetch(a, x.ld, i0, i1, p * Plain::P, Plain::P);
+            fetch_to_write(grad_a, x.grad_a_ld, i0, i1, p * Plain::P, Plain::P);
           });
       role.meet();
       for (int64_t k = x.inner - 1; k >= 0; k--) {
@@ -223,9 +271,10 @@ class RRUScan {
           vec dot = load(dots);
           columns(p, g, result, [&](int64_t j, int64_t count, vec G) {
             if (k == 0) return to_first(i, j, count, G, dot, out);
-            G = where_positive(load(x.y + k * x.T * B * g + at + i * g + j, count), G);
+            const int64_t before = (k - 1) * x.T * B * g + at + i * g + j;
+            G = where_positive(load(x.y + before, count), G);
             store(out.row(first + i) + j, G);
-            store(x.grad_z + (k - 1) * x.T * B * g + at + i * g + j, G, count);
+            store(x.grad_z + before, G, count);
           });
           store(dots, dot);
         });
@@ -237,27 +286,31 @@ class RRUScan {
           const float r = x.r[t * B + first + i];
           const float along = r * r * r * (sums(role, first + i) / static_cast<float>(g));
           for (int64_t j = g0 * Plain::P; j < g && j < g1 * Plain::P; j += W) {
-            float* G = last.row(first + i) + j;
-            store(G, load(G) * r - load(a + i * g + j, g - j) * along);
-            store(grad_a + i * g + j, load(G), g - j);
+            float* at_j = last.row(first + i) + j;
+            vec G = load(at_j) * r - load(a + i * x.ld + j) * along;
+            store(at_j, G);
+            store(grad_a + i * x.grad_a_ld + j, G, g - j);
           }
         }
         role.meet();
       }
       product(last.row(first), last.ld, rows, W_h, n0, n1,
-              [&](int64_t i, int64_t p, const float* result) {
-                const int64_t b = first + i;
-                const bool over = ended(t, b), over_before = t > 0 && ended(t - 1, b);
-                columns(p, n, result, [&](int64_t j, int64_t count, vec G) {
-                  vec carried = load(state.row(b) + j);
-                  G += over ? carried : load(x.s + j, count) * carried;
-                  store(state.row(b) + j, G);
-                  if (t == 0) return store(x.grad_h0 + b * n + j, G, count);
-                  G = over_before ? vec{} : G;
-                  store(entering.row(b) + j, G);
-                  store(x.grad_c + ((t - 1) * B + b) * n + j, G, count);
-                });
-              });
+          [&](int64_t i, int64_t p, const float* result) {
+            const int64_t b = first + i;
+            const bool over = ended(t, b), over_before = t > 0 && ended(t - 1, b);
+            columns(p, n, result, [&](int64_t j, int64_t count, vec G) {
+              vec carried = load(state.row(b) + j);
+              float *into = entering.row(b) + j, *s = x.grad_s + b * n + j;
+              store(s, load(s, count) + load(into, count) * load(x.h + (t * B + b) * n + j, count), count);
+              G += over ? carried : load(x.s + j, count) * carried;
+              store(state.row(b) + j, G);
+              if (t == 0) return store(x.grad_h0 + b * n + j, G, count);
+              G = over_before ? vec{} : G;
+              store(into, G, count);
+              store(x.grad_c + ((t - 1) * B + b) * n + j, G, count);
+            });
+          });
+      if (x.p && t > 0) bring(role, entering, x.grad_out, t - 1, x.p);
       role.meet();
     }
   }

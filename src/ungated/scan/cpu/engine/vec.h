@@ -20,16 +20,26 @@ static inline void store(float* p, vec x) { *reinterpret_cast<unaligned_vec*>(p)
 static inline vec all(float x) { return x - vec{}; }  // x + 0 would be an addition, for the sake of -0
 
 // The last register of a row may have fewer than W floats; what is missing reads as zero and is not written.
-static inline vec load(const float* p, int64_t count) {
-  if (count >= W) return load(p);
+#if defined(__AVX512F__)
+static inline uint16_t lanes(int64_t count) { return static_cast<uint16_t>(count > 0 ? 0xffffu >> (16 - count) : 0); }
+static inline vec load_some(const float* p, int64_t count) {
+  return __builtin_ia32_loadups512_mask(p, vec{}, lanes(count));
+}
+static inline void store_some(float* p, vec x, int64_t count) { __builtin_ia32_storeups512_mask(p, x, lanes(count)); }
+#else
+static inline vec load_some(const float* p, int64_t count) {
   vec x{};
-  if (count > 0) memcpy(&x, p, static_cast<size_t>(count) * 4);
+  for (int i = 0; i < W - 1; i++)
+    if (i < count) x[i] = p[i];
   return x;
 }
-static inline void store(float* p, vec x, int64_t count) {
-  if (count >= W) return store(p, x);
-  if (count > 0) memcpy(p, &x, static_cast<size_t>(count) * 4);
+static inline void store_some(float* p, vec x, int64_t count) {
+  for (int i = 0; i < W - 1; i++)
+    if (i < count) p[i] = x[i];
 }
+#endif
+static inline vec load(const float* p, int64_t count) { return count >= W ? load(p) : load_some(p, count); }
+static inline void store(float* p, vec x, int64_t count) { count >= W ? store(p, x) : store_some(p, x, count); }
 
 static inline vec relu(vec x) { return x > 0.0f ? x : (x != x ? x : vec{}); }
 static inline vec where_positive(vec x, vec value) { return x > 0.0f ? value : vec{}; }

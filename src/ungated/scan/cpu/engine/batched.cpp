@@ -1,0 +1,146 @@
+// Gradients of weights: left' right, summed over all rows (time and batch) of two tall matrices.
+//
+// Threads divide the wider side. Each goes through the rows in blocks: of the right side a group of panels is packed to
+// stay in the second-level cache, of the left side one sliver to stay in the first, and the results gather in `out`.
+#include "entry.h"
+#include "product.h"
+#include "scratch.h"
+#include "team.h"
+
+// Columns of one side: n of them (0: there are none) in rows `ld` apart.
+struct Columns {
+  const float* data;
+  int64_t n, ld;
+
+  template <int64_t width>
+  int64_t pieces() const { return (n + width - 1) / width; }
+};
+
+struct Batched {
+  int64_t rows;
+  Columns left[2], right[2];  // side by side
+  int64_t rectify;            // whether left[0] is taken as max(left[0], 0)
+  const float* mask;          // (mask_rows, left[0].n), again and again: times left[0]; or null
+  int64_t mask_rows;
+  const float* scale;  // (rows) times right, or null
+  float* out[4];       // (left n, right n): out[2 * i + j] of left[i] and right[j]
+  float* sums[2];      // (right n) the sum of the right side's rows, unscaled; or null
+};
+
+class BatchedProduct {
+ public:
+  BatchedProduct(const Batched& x, int threads)
+      : x(x), packed(threads * GROUP, P * ROWS), slivers(threads, SLIVER * ROWS), sums(1, panels() * P) {}
+
+  // What thread `id` of `count` does.
+  void operator()(int id, int count) {
+    Range left{0, x.left[0].pieces<HEIGHT>() + x.left[1].pieces<HEIGHT>()}, right{0, panels()};
+    // Each thread packs all of the side that is not divided.
+    (right.last * P >= left.last * HEIGHT ? right : left).divide(id, count);
+    for (int64_t row = 0; row < x.rows; row += ROWS)
+      for (int64_t group = right.first; group < right.last; group += GROUP) {
+        const int64_t rows = least(ROWS, x.rows - row), end = least(group + GROUP, right.last);
+        for (int64_t p = group; p < end; p++)
+          pack_right(p, row, rows, packed.row(id * GROUP + p - group), left.first == 0 ? sums.row(0) + p * P : nullptr);
+        for (int64_t piece = left.first; piece < left.last; piece++) multiply(piece, group, end, row, rows, id);
+      }
+    for (int64_t p = right.first; left.first == 0 && p < right.last; p++) {
+      const Place to = place<P>(x.right, p);
+      for (int v = 0; x.sums[to.side] && v < WIDE; v++)
+        store(x.sums[to.side] + to.column + v * W, load(sums.row(0) + p * P + v * W), to.count - v * W);
+    }
+  }
+
+ private:
+  static constexpr int P = WIDE * W, HEIGHT = most_rows(WIDE), SLIVER = (HEIGHT + W - 1) / W * W;
+  static constexpr int64_t ROWS = 256, GROUP = 512 / P;
+  struct Range {
+    int64_t first, last;
+    void divide(int id, int count) {
+      const int64_t total = last;
+      first = share(total, count, id), last = share(total, count, id + 1);
+    }
+  };
+  struct Place {
+    int side;
+    int64_t column, count;  // in that side, and how many of the piece's columns there are
+  };
+  const Batched& x;
+  Matrix packed, slivers;  // of each thread
+  Matrix sums;
+
+  int64_t panels() const { return x.right[0].pieces<P>() + x.right[1].pieces<P>(); }
+  static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  template <int64_t width>
+  static Place place(const Columns* sides, int64_t piece) {
+    const int64_t first = sides[0].template pieces<width>();
+    const int side = piece >= first;
+    const int64_t column = (side ? piece - first : piece) * width;
+    return {side, column, least(width, sides[side].n - column)};
+  }
+
+  void pack_right(int64_t p, int64_t row, int64_t rows, float* out, float* sums) const {
+    const Place from = place<P>(x.right, p);
+    const Columns& side = x.right[from.side];
+    const float* in = side.data + row * side.ld + from.column;
+    vec sum[WIDE] = {};
+    for (int64_t k = 0; k < rows; k++, in += side.ld, out += P) {
+      const float scale = x.scale ? x.scale[row + k] : 1.0f;
+      for (int v = 0; v < WIDE; v++) {
+        vec value = load(in + v * W, from.count - v * W);
+        sum[v] += value;
+        store(out + v * W, value * scale);
+      }
+    }
+    for (int v = 0; sums && v < WIDE; v++) store(sums + v * W, load(sums + v * W) + sum[v]);
+  }
+
+  void pack_left(const Place& from, int64_t row, int64_t rows, float* out) const {
+    const Columns& side = x.left[from.side];
+    const bool rectify = x.rectify && from.side == 0, masked = x.mask && from.side == 0;
+    const float* in = side.data + row * side.ld + from.column;
+    for (int64_t k = 0; k < rows; k++, in += side.ld, out += SLIVER) {
+      const float* mask = masked ? x.mask + (row + k) % x.mask_rows * side.n + from.column : nullptr;
+      for (int64_t c = 0; c < SLIVER; c += W) {
+        vec value = load(in + c, from.count - c);
+        if (rectify) value = relu(value);
+        if (mask) value *= load(mask + c, from.count - c);
+        store(out + c, value);
+      }
+    }
+  }
+
+  void multiply(int64_t piece, int64_t group, int64_t end, int64_t row, int64_t rows, int id) {
+    alignas(64) float tile[HEIGHT * P];
+    float* sliver = slivers.row(id);
+    const Place left = place<HEIGHT>(x.left, piece);
+    pack_left(left, row, rows, sliver);
+    Kernel* kernel = kernel_for<WIDE, HEIGHT, SLIVER>(static_cast<int>(left.count));
+    for (int64_t p = group; p < end; p++) {
+      const Place right = place<P>(x.right, p);
+      const int64_t ld = x.right[right.side].n;
+      float* out = x.out[2 * left.side + right.side] + left.column * ld + right.column;
+      fetch_to_write(out, ld, 0, left.count, 0, right.count);
+      const int64_t next = p + 1 < end ? p + 1 : group;
+      kernel(sliver, 0, packed.row(id * GROUP + p - group), static_cast<int>(rows), tile, false,
+             packed.row(id * GROUP + next - group), W);
+      for (int64_t i = 0; i < left.count; i++)
+        for (int v = 0; v < WIDE; v++) {
+          vec before = row > 0 ? load(out + i * ld + v * W, right.count - v * W) : vec{};
+          store(out + i * ld + v * W, before + load(tile + i * P + v * W), right.count - v * W);
+        }
+    }
+  }
+};
+
+EXPORT int64_t batched_size() { return sizeof(Batched); }
+EXPORT int batched_run(const Batched* x, int threads, const OpenMP* omp) {
+  return guarded([&] {
+    BatchedProduct product(*x, threads);
+    parallel(threads, *omp, [&](int id, int count) {
+      NoDenormals flush;
+      product(id, count);
+    });
+  });
+}
