@@ -17,6 +17,9 @@ from ungated.scan.conditions import why_not
 from ungated.scan.cpu import LAYERS as CPU_LAYERS
 from ungated.scan.cpu import SCANS as CPU_SCANS
 from ungated.scan.cpu import why_not_cpu
+from ungated.scan.cuda import SCANS as CUDA_SCANS
+from ungated.scan.cuda import unavailable as cuda_unavailable
+from ungated.scan.cuda import why_not_cuda
 from ungated.scan.graphs import SCANS as GRAPH_SCANS
 from ungated.scan.graphs import why_not_graph
 from ungated.scan.gru_torch import gru_scan
@@ -28,6 +31,7 @@ from ungated.scan.rru_torch import rru_scan
 
 #: The paths that are written for some cells, fastest first; the reference runs them all.
 PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
+    "cuda": CUDA_SCANS,
     "graph": GRAPH_SCANS,
     "cpu": CPU_SCANS,
     "torch": {
@@ -41,10 +45,11 @@ PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
 BACKENDS = ("auto", "reference", *PATHS)
 
 #: Why "auto" does not take a path yet, though it may run: `backend` with its name does.
-UNPROVEN = {"graph": "its results have not been compared on a GPU yet"}
+UNPROVEN = dict.fromkeys(("cuda", "graph"), "its results have not been compared on a GPU yet")
 
 # What a path asks for beyond what all of them do.
 _CONDITIONS: dict[str, Callable[[Cell, type[Cell], Tensor, Noise], str]] = {
+    "cuda": why_not_cuda,
     "graph": why_not_graph,
     "cpu": why_not_cpu,
 }
@@ -124,6 +129,8 @@ def choose(
                 reason = reason or _CONDITIONS[path](cell, known, drive, noise)
             if name == "auto":
                 reason = reason or UNPROVEN.get(path, "")
+            if path == "cuda":  # last, since it compiles
+                reason = reason or cuda_unavailable(cell, drive, noise, lengths)
         if known is not None and not reason:
             return Choice(path, passed_over, written[known])
         passed_over[path] = reason
