@@ -28,6 +28,7 @@ COMMANDS = (
     "data list",
     "data fetch",
     "data verify",
+    "doctor",
     "tune",
     "study start",
     "study run",

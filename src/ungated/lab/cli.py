@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ungated import __version__
-from ungated.lab.commands import bench, compare, data, report, reproduce, runs, show, studies
+from ungated.lab.commands import bench, compare, data, doctor, report, reproduce, runs, show, studies
 from ungated.lab.commands.output import note
 from ungated.lab.errors import Interrupted, LabError
 
@@ -73,6 +73,10 @@ app.command(
     short_help="Search a cell's settings.", epilog="Example: ungated tune jsb --cell rru --trials 100 --workers 4"
 )(studies.tune)
 app.add_typer(studies.app, name="study", help="Many runs: grids, sweeps, variants, repeats, searches.")
+app.command(
+    short_help="Say which path runs for which cell here, and why not a faster one.",
+    epilog="Example: ungated doctor --json",
+)(doctor.doctor)
 app.add_typer(data.app, name="data", help="The files that runs read.")
 
 
