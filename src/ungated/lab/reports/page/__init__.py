@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
-
-import tomli_w
 
 from ungated import __version__
 from ungated.lab.reports.drawing import STYLES, Drawing
 from ungated.lab.reports.figures import comparison_figure
 from ungated.lab.reports.kept_studies import StudyReport
 from ungated.lab.reports.measured import grouped, section
-from ungated.lab.reports.metrics import duration, metric_named
-from ungated.lab.reports.page.charts import Chart, chart
-from ungated.lab.reports.records import Record, machine
-from ungated.lab.reports.study_figures import dataset_of, protocol_of, run_name
+from ungated.lab.reports.page.run_views import RunView, record_view, slug, study_run_view
+from ungated.lab.reports.records import Record
+from ungated.lab.reports.study_figures import dataset_of
+from ungated.lab.reports.study_summary import summary_table
 from ungated.lab.reports.study_tables import StudySection, study_section
 from ungated.lab.reports.tables import Table
-from ungated.lab.studies.outcome import Run
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -65,35 +62,25 @@ class Part:
     remark: str = ""
     source: str = ""
     files: Sequence[tuple[str, str]] = ()
+    beside: tuple[str, Table] | None = None
     runs: Sequence[RunView] = ()
-
-
-@dataclass(frozen=True)
-class RunView:
-    """One run: what it was, what came out, its curves and its recipe."""
-
-    id: str
-    title: str
-    dataset: str
-    cell: str
-    outcome: str
-    facts: Sequence[tuple[str, str]]
-    charts: Sequence[Chart]
-    recipe: str
-    part: str = field(default="")
 
 
 def build_page(records: Sequence[Record], studies: Sequence[StudyReport] = (), title: str = "Measured") -> str:
     """The page's HTML: a section for each data set and each study, and every run with its curves and recipe."""
     parts = [_result_part(groups) for groups in grouped(records)]
-    parts += [_study_part(study_section(report)) for report in studies]
+    for group, alike in groupby(studies, key=lambda report: report.group):
+        together = list(alike)
+        if group and len(together) > 1:
+            parts.append(_summary_part(group, together))
+        parts += [_study_part(study_section(report)) for report in together]
     runs = [run for part in parts for run in part.runs]
     return _template().render(
         title=title,
         version=__version__,
         parts=parts,
         runs=runs,
-        datasets=sorted({part.dataset for part in parts}),
+        datasets=sorted({part.dataset for part in parts if part.dataset}),
         cells=sorted({run.cell for run in runs}),
         style=_file("style.css"),
         script=_file("script.js"),
@@ -115,10 +102,10 @@ def _file(name: str) -> str:
 def _result_part(groups: Sequence[Sequence[Record]]) -> Part:
     heading, table, notes = section(groups)
     first = groups[0][0]
-    place = _slug(f"{first.dataset}-{first.protocol}")
+    place = slug(f"{first.dataset}-{first.protocol}")
     rows, runs = [], []
     for entries, group in zip(table.rows, groups, strict=True):
-        seen = [_record_view(record, place) for record in group]
+        seen = [record_view(record, place) for record in group]
         links = [(f"seed {record.seed}", view.id) for record, view in zip(group, seen, strict=True)]
         rows.append(Row(entries, group[0].cell, links))
         runs += seen
@@ -132,8 +119,8 @@ def _result_part(groups: Sequence[Sequence[Record]]) -> Part:
 def _study_part(study: StudySection) -> Part:
     report = study.report
     outcome = report.outcome
-    place = _slug(f"study-{report.name}")
-    runs = [_study_run_view(report, run, place) for run in outcome.runs if run.state in ("finished", "failed")]
+    place = slug(f"study-{report.name}")
+    runs = [study_run_view(report, run, place) for run in outcome.runs if run.state in ("finished", "failed")]
     labels = {run.label for run in outcome.runs}
     cells = sorted({run.cell for run in outcome.runs})
     table = study.table or Table(["study"], [])
@@ -152,8 +139,18 @@ def _study_part(study: StudySection) -> Part:
         remark=report.remark,
         source=outcome.definition.source,
         files=files,
+        beside=study.beside,
         runs=runs,
     )
+
+
+def _summary_part(group: str, reports: Sequence[StudyReport]) -> Part:
+    """The studies of one reproduction in one table."""
+    table = summary_table(reports)
+    cells = sorted({run.cell for report in reports for run in report.outcome.runs})
+    rows = [Row(entries, entries[2] if entries[2] in cells else "") for entries in table.rows]
+    notes = ["A row for each line of the studies below; searches by both selections."]
+    return _part(slug(f"all-{group}"), group, "", cells, table, rows, notes, [], remark=reports[0].remark)
 
 
 def _cell_of(label: str, labels: set[str], cells: Sequence[str]) -> str:
@@ -189,88 +186,3 @@ def _part(
 
 def _address(kind: str, content: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content.encode()).decode()}"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def _record_view(record: Record, part: str) -> RunView:
-    result = record.result
-    metric = metric_named(record.metric)
-    facts = [
-        ("recipe", str(result["recipe"])),
-        ("seed", str(record.seed)),
-        ("trained under", f"{record.protocol} protocol"),
-        ("hidden size", f"{result['hidden_size']:,}"),
-        ("parameters", f"{result['parameters']:,}"),
-        ("epochs", f"{result['epochs']}, the best was {result['best_epoch']} ({result['stopped']})"),
-    ]
-    for protocol in ("paper", "standard"):
-        values = [record.value(protocol, split) for split in ("valid", "test")]
-        written = ["none" if value is None else metric.written(value) for value in values]
-        facts.append((f"{metric.label}, {protocol}", f"valid {written[0]}, test {written[1]}"))
-    facts += [
-        ("time", duration(record.seconds)),
-        ("machine", machine(record.environment)),
-        ("revision", str(record.environment.get("git_revision"))),
-    ]
-    return RunView(
-        id=_slug(f"run-{record.dataset}-{record.cell}-{record.default_name}"),
-        title=f"{record.dataset}, {record.cell}, seed {record.seed}",
-        dataset=record.dataset,
-        cell=record.cell,
-        outcome=_outcome(record.value(record.protocol, "test"), record.metric),
-        facts=facts,
-        charts=_charts(
-            record.curve.get(f"valid {record.metric}", ()), record.curve.get("train_loss", ()), record.metric, result
-        ),
-        recipe=tomli_w.dumps(dict(record.recipe)),
-        part=part,
-    )
-
-
-def _outcome(test: float | None, name: str | None) -> str:
-    metric = metric_named(name or "")
-    return "failed" if test is None else f"test {metric.label} {metric.written(test)}"
-
-
-def _charts(
-    valid: Sequence[float | None], losses: Sequence[float | None], metric: str | None, result: Any
-) -> list[Chart]:
-    words = metric_named(metric or "")
-    best = result["best_epoch"] if isinstance(result, dict) else result
-    scaled = [None if value is None else words.scale * value for value in valid]
-    made = (chart(f"validation {words.label}", scaled, best), chart("training loss", losses, None))
-    return [one for one in made if one is not None]
-
-
-def _study_run_view(report: StudyReport, run: Run, part: str) -> RunView:
-    protocol = protocol_of(report.outcome)
-    metric = metric_named(run.metric or "")
-    facts = [("study", report.name), ("run", f"{run.number}"), ("seed", str(run.seed))]
-    facts += [(name.replace("_", " "), f"{value}") for name, value in run.values.items()]
-    if run.parameters is not None:
-        facts += [("hidden size", f"{run.hidden_size:,}"), ("parameters", f"{run.parameters:,}")]
-    if run.epochs is not None:
-        facts.append(("epochs", f"{run.epochs}, the best was {run.best_epoch}"))
-    for split in ("valid", "test"):
-        if (value := run.value(split, protocol)) is not None:
-            facts.append((f"{split}, {protocol}", f"{metric.label} {metric.written(value)}"))
-    facts.append(("time", duration(run.seconds)))
-    if run.error:
-        facts.append(("error", run.error))
-    settings = tomli_w.dumps({"settings of this run, on top of the study's recipe": dict(run.settings)})
-    values = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in run.values.items())
-    valid = [entry.get("valid", {}).get(run.metric) for entry in run.curve]
-    return RunView(
-        id=_slug(f"run-{run_name(report.name, run)}"),
-        title=", ".join(filter(None, [f"{report.name} {run.number}", run.label, values, f"seed {run.seed}"])),
-        dataset=dataset_of(report.outcome),
-        cell=run.cell,
-        outcome=_outcome(run.value("test", protocol), run.metric),
-        facts=facts,
-        charts=_charts(valid, [entry.get("train_loss") for entry in run.curve], run.metric, run.best_epoch),
-        recipe=f"{settings}\n{report.recipes.get(run.cell, '')}",
-        part=part,
-    )
