@@ -106,7 +106,7 @@ def _result_part(groups: Sequence[Sequence[Record]]) -> Part:
     rows, runs = [], []
     for entries, group in zip(table.rows, groups, strict=True):
         seen = [record_view(record, place) for record in group]
-        links = [(f"seed {record.seed}", view.id) for record, view in zip(group, seen, strict=True)]
+        links = [(f"{record.seed}", view.id) for record, view in zip(group, seen, strict=True)]
         rows.append(Row(entries, group[0].cell, links))
         runs += seen
     cells = list(dict.fromkeys(group[0].cell for group in groups))

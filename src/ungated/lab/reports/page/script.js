@@ -34,6 +34,11 @@
   dataset.addEventListener("change", apply);
   cell.addEventListener("change", apply);
   window.addEventListener("hashchange", follow);
+  // The same link once more changes no address.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='#']");
+    if (link && link.hash === location.hash) follow();
+  });
   apply();
   follow();
 })();
