@@ -28,10 +28,13 @@ from ungated.scan.mogrifier_torch import mogrifier_scan
 from ungated.scan.reference import reference_scan
 from ungated.scan.rhn_torch import rhn_scan
 from ungated.scan.rru_torch import rru_scan
+from ungated.scan.triton import SCANS as TRITON_SCANS
+from ungated.scan.triton import why_not_triton
 
 #: The paths that are written for some cells, fastest first; the reference runs them all.
 PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
     "cuda": CUDA_SCANS,
+    "triton": TRITON_SCANS,
     "graph": GRAPH_SCANS,
     "cpu": CPU_SCANS,
     "torch": {
@@ -45,11 +48,12 @@ PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
 BACKENDS = ("auto", "reference", *PATHS)
 
 #: Why "auto" does not take a path yet, though it may run: `backend` with its name does.
-UNPROVEN = dict.fromkeys(("cuda", "graph"), "its results have not been compared on a GPU yet")
+UNPROVEN = dict.fromkeys(("cuda", "triton", "graph"), "its results have not been compared on a GPU yet")
 
 # What a path asks for beyond what all of them do.
 _CONDITIONS: dict[str, Callable[[Cell, type[Cell], Tensor, Noise], str]] = {
     "cuda": why_not_cuda,
+    "triton": why_not_triton,
     "graph": why_not_graph,
     "cpu": why_not_cpu,
 }

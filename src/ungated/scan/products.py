@@ -40,6 +40,13 @@ def put(result: Tensor, place: Tensor) -> None:
         place.copy_(result)
 
 
+def tf32_allowed() -> bool:
+    """Whether torch may round the factors of a float32 product to TF32 on a GPU, by either of its settings."""
+    matmul = torch.backends.cuda.matmul
+    newer = getattr(matmul, "fp32_precision", None)  # asking for the older one fails where this has been set
+    return bool(matmul.allow_tf32) if newer is None else newer == "tf32"
+
+
 def batched(a: Tensor, b: Tensor, reduced: torch.dtype | None = None) -> Tensor:
     """Sum over time and batch of a' b: a (T, B, k), b (T, B, n) -> (k, n), the gradient of a weight."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])

@@ -20,6 +20,7 @@ from ungated.scan.graphs import recorder as recorders
 from ungated.scan.graphs.buffers import Buffers, Pair, copy
 from ungated.scan.graphs.loops import Loops
 from ungated.scan.graphs.recorder import Recorder
+from ungated.scan.products import tf32_allowed
 from ungated.scan.scan_op import Gradient, scan_op
 
 # A chunk has at least so many time steps, at most so many, and between them about so many entries of drive: few
@@ -212,5 +213,8 @@ def _settings() -> tuple[Any, ...]:
         "allow_bf16_reduced_precision_reduction",
         "allow_fp16_accumulation",
     )
-    float32 = getattr(matmul, "fp32_precision", None) or matmul.allow_tf32
-    return (float32, torch.are_deterministic_algorithms_enabled(), *(getattr(matmul, name, None) for name in names))
+    return (
+        tf32_allowed(),
+        torch.are_deterministic_algorithms_enabled(),
+        *(getattr(matmul, name, None) for name in names),
+    )
