@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -128,6 +129,7 @@ def _figure(
     if not finite:
         raise ValueError("nothing to draw: no run has a finite result")
     low, high, beyond = _colour_range(finite, darker_is_higher)
+    logarithmic = logarithmic or (low > 0 and high > 2 * low)  # else the smaller values would all look alike
     norm = LogNorm(low, high) if logarithmic else Normalize(low, high)
     # Perceptually uniform, and the same to any colour vision.
     colours = colormaps["cividis_r" if darker_is_higher else "cividis"]
@@ -261,7 +263,10 @@ def _mark_selections(axes: Axes, points: Sequence[Point], metric: str) -> None:
 
 
 def _plain_ticks(axes: Axes, low: float, high: float) -> None:
-    """Round numbers instead of powers of ten."""
-    ticks = [tick for power in range(4) for tick in (10**power, 2 * 10**power, 5 * 10**power) if low <= tick <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    """Round numbers instead of powers of ten; more of them where the range is short."""
+    steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    first = math.floor(math.log10(low))
+    ticks = [step * 10**power for power in range(first, first + 8) for step in steps]
+    kept = [tick for tick in ticks if low <= tick <= high]
+    axes.set_yticks(kept, [f"{tick:g}" for tick in kept])
     axes.minorticks_off()
