@@ -134,7 +134,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "--collect"], "say which runs"),
         (["report", "--name", "x"], "--collect"),
         (["report", "--out", "nowhere/report.html"], "nowhere"),
-        (["reproduce", "table-9"], "did you mean table-1?"),
+        (["reproduce", "tables-1"], "did you mean table-1?"),
         (["reproduce", "table-1", "--rows", "jbs"], "did you mean jsb?"),
         (["reproduce", "figure-2", "--budget", "large"], "small, paper"),
         (["reproduce", "figure-2", "--cells", "gruu"], "did you mean gru?"),

@@ -17,6 +17,7 @@ from ungated.lab.errors import UsageError
 from ungated.lab.studies.definition import Definition
 from ungated.lab.studies.packaged import load_definition
 from ungated.lab.studies.spaces import Dimension
+from ungated.lab.training.cell_options import cell_class
 from ungated.lab.training.recipe_files import cells_of, recipe_names
 from ungated.lab.training.settings import hint, plain
 
@@ -61,7 +62,7 @@ def plan_reproduction(
 ) -> Reproduction:
     """The studies behind a table or figure. rows, cells: all that the budget has if none is named; seeds: 0, 1, ...
 
-    Raises UsageError naming the nearest target, row or budget.
+    Raises UsageError naming the nearest target, row, budget or cell.
     """
     entry = _entry("table or figure", target, _catalogue())
     if budget not in BUDGETS:
@@ -96,6 +97,8 @@ def _definitions(
     is_recipe = row in recipe_names() or bool(cells_of(row))
     base = load_definition(study, row if is_recipe else None)
     chosen = cells or tuple(scale.get("cells", entry["cells"]))
+    for cell in chosen:
+        cell_class(cell)
     changes: dict[str, Any] = {
         "settings": {**base.settings, **scale.get("settings", {})},
         "cell_settings": _merged(base.cell_settings, scale.get("cell_settings", {})),
