@@ -86,6 +86,7 @@ static float shuffle_xor(float x, int mask) {
   return x;
 }
 
+static int unknown(int x) { return x; }
 static Quad load_exchanged(const Quad* from) { return *from; }
 static float load_exchanged(const float* from) { return *from; }
 static void count_up(unsigned* counter) { ++*counter; }

@@ -16,6 +16,12 @@ inline void warp_barrier() { __syncwarp(); }
 inline float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 inline unsigned char* shared() { return reinterpret_cast<unsigned char*>(shared_memory); }
 
+// What the compiler cannot know: a loop that it sees is short, it unrolls whatever it is told, and takes seconds over it.
+inline int unknown(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Past the first cache, which does not see what other multiprocessors write.
 inline Quad load_exchanged(const Quad* from) {
   Quad x;

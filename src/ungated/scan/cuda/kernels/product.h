@@ -8,6 +8,7 @@ template <class P, class Value>
 inline void lay_out(const Team& m, Quad* slab, Value value) {
   constexpr int COLUMNS = P::TILES * 16, ALL = P::BLOCKS * TERMS * COLUMNS;
   unsigned char* bytes = reinterpret_cast<unsigned char*>(slab);
+#pragma unroll 1
   for (int i = m.thread; i < ALL; i += THREADS) {
     const int column = i % COLUMNS, k = i / COLUMNS, own = column / P::GATES, unit = m.rank * P::UNITS + own;
     const bool there = k < P::K && own < P::UNITS && unit < P::N;
@@ -29,6 +30,7 @@ inline Quad* slab(const Team& m, int which = 0) {
 // Lay out every weight of a product that is this block's to lay out: value(which, k, unit, gate).
 template <class P, class Value>
 inline void lay_out_all(const Team& m, Value value) {
+#pragma unroll 1
   for (int which = 0; which < P::COUNT; which++)
     if (which < P::RESIDENT || m.team == 0)
       lay_out<P>(m, slab<P>(m, which), [&](int k, int unit, int gate) { return value(which, k, unit, gate); });
@@ -79,11 +81,14 @@ inline void multiply(const Team& m, const Quad* weights, const Quad* in) {
   float* stage = reinterpret_cast<float*>(m.local + STAGE_AT) + m.warp * ROWS * 20;
   const int part = m.warp % P::WK, tile0 = m.warp / P::WK * P::TILES_W;
   const int tiles = tile0 + P::TILES_W < P::TILES ? tile0 + P::TILES_W : P::TILES;
-  const int begin = part * P::BLOCKS_W, end = begin + P::BLOCKS_W < P::BLOCKS ? begin + P::BLOCKS_W : P::BLOCKS;
+  const int begin = part * P::BLOCKS_W;
+  const int end = unknown(begin + P::BLOCKS_W < P::BLOCKS ? begin + P::BLOCKS_W : P::BLOCKS);
+#pragma unroll 1
   for (int tile = tile0; tile < tiles; tile += TILES) {
     float sum[TILES][NT][4] = {};
     Quad rows[AHEAD][NT] = {}, next[AHEAD][NT] = {};
     load_rows(rows, in, begin, end, m.lane);
+#pragma unroll 1
     for (int block = begin; block < end; block += AHEAD) {
       load_rows(next, in, block + AHEAD, end, m.lane);
 #pragma unroll

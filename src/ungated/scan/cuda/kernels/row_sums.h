@@ -17,6 +17,7 @@ template <class P>
 inline void hand_on_row_parts(const Team& m) {
   const int left = P::N - m.rank * P::UNITS, units = left < P::UNITS ? left : P::UNITS;
   block_barrier();
+#pragma unroll 1
   for (int row = m.warp; row < m.rows; row += WARPS) {
     float part = 0.0f;
     for (int own = m.lane; own < units; own += 32) part += row_term(m, row, own);
