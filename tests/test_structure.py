@@ -189,3 +189,13 @@ def test_the_core_needs_torch_and_nothing_else() -> None:
 def test_nothing_of_the_lab_is_imported_with_the_core() -> None:
     probe = "import ungated, sys; ungated.RRU; print([m for m in sys.modules if m.startswith('ungated.lab')])"
     assert python(probe) == "[]"
+
+
+def test_importing_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNGATED_CACHE", str(tmp_path / "cache"))
+    probe = (
+        "import sys, ungated; [getattr(ungated, name) for name in ungated.__all__]; ungated.RRU(2, 3, num_layers=2);"
+        "print([m for m in sys.modules if m.startswith(('triton', 'torch._dynamo.', 'torch._inductor.'))])"
+    )
+    assert python(probe) == "[]"
+    assert not (tmp_path / "cache").exists()

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from ungated.cells import CELLS
-from ungated.scan import choose, cpu
 from ungated.scan.cpu.compiler import Unavailable, library_file
 
 
@@ -59,23 +56,3 @@ def _skip_without_compiler() -> None:
     except Unavailable as error:
         if "no C++ compiler" in str(error):
             pytest.skip(str(error))
-
-
-def test_without_a_library_a_slower_path_runs_and_one_line_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(name: str) -> None:
-        raise Unavailable("no luck")
-
-    monkeypatch.setattr(cpu, "engine", fail)
-    monkeypatch.setattr(cpu, "_said", set())
-    cpu._tried.cache_clear()
-    try:
-        for name in ("rru", "gru"):
-            cell = CELLS[name](2, 3)
-            choice = choose(cell, cell.project(torch.zeros(5, 1, 2)), cell.initial_state(1), backend="auto")
-            assert choice.path == "torch"
-            assert choice.passed_over["cpu"] == "no luck"
-        assert [record.getMessage().partition(": ")[2] for record in caplog.records] == ["no luck"]
-    finally:
-        cpu._tried.cache_clear()
