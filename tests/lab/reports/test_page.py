@@ -66,6 +66,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
     links = re.findall(r'href="#([^"]+)"', page)
     assert len(links) > 20
     assert set(links) <= set(places)
+    assert {"run-jsb-gru-paper-seed1", "run-table-2-small-0003"} <= set(links)
 
 
 def test_strings_of_the_data_are_text(page: str) -> None:

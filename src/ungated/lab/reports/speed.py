@@ -84,12 +84,14 @@ def _first_use(entries: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _notes(record: Mapping[str, Any], settings: Mapping[str, Any], machine: Mapping[str, Any]) -> list[str]:
-    rounds = max((case["rounds"] for case in record["cases"]), default=0)
-    notes = [
-        f"Median of {rounds} interleaved rounds, quartiles in brackets; ratios are of the same round; below 1, ours is"
-        " faster.",
-        f"Memory: {record['memory_kind']}; in brackets, its share of the reference loop's.",
-    ]
+    notes = []
+    if record["cases"]:
+        rounds = max(case["rounds"] for case in record["cases"])
+        notes = [
+            f"Median of {rounds} interleaved rounds, quartiles in brackets; ratios are of the same round; below 1, ours"
+            " is faster.",
+            f"Memory: {record['memory_kind']}; in brackets, its share of the reference loop's.",
+        ]
     if record["first_use"]:
         goals = record["first_use_goals"]
         notes.append(f"First use: at most {goals['empty_cache']:g} s, then {goals['cached']:g} s.")

@@ -30,12 +30,13 @@ _TABLES = {"tpe": "table-1", "repeats": "table-1", "variants": "table-2", "depth
 
 @dataclass(frozen=True)
 class StudySection:
-    """All that a page or a file says of one study."""
+    """All that a page or a file says of one study. points: of each row of the table, what it shows."""
 
     report: StudyReport
     heading: str
     table: Table | None
     notes: Sequence[str]
+    points: Sequence[Point | None] = ()
 
     @cached_property
     def drawings(self) -> list[Drawing]:
@@ -74,13 +75,15 @@ def study_section(report: StudyReport) -> StudySection:
     better = "higher" if words.higher_is_better else "lower"
     heading = f"{report.title}: {words.label}, {better} is better; {protocol_of(outcome)} protocol"
     kind = outcome.definition.kind
+    shown: Sequence[Point | None] = points
     if kind in ("variants", "repeats"):
         table = _plain_table(report, points, words)
     elif kind == "depth":
+        shown = points = sorted(points, key=lambda point: float(point.at["depth"]))
         table = _depth_table(report, points, words)
     else:
-        table = _selection_table(report, points, words)
-    return StudySection(report, heading, table, _notes(report, points))
+        table, shown = _selection_table(report, points, words)
+    return StudySection(report, heading, table, _notes(report, points), shown)
 
 
 def numbers(point: Point, words: Metric) -> list[str]:
@@ -113,7 +116,7 @@ def _plain_table(report: StudyReport, points: Sequence[Point], words: Metric) ->
 def _depth_table(report: StudyReport, points: Sequence[Point], words: Metric) -> Table:
     table, tied = published("rhn-depth"), is_tied(report)
     rows = []
-    for point in sorted(points, key=lambda point: float(point.at["depth"])):
+    for point in points:
         equal = {"depth": float(point.at["depth"]), "tied": tied}
         known = [table.value(column, **equal) for column in ("valid", "test")]
         size = table.value("parameters", **equal)
@@ -129,11 +132,11 @@ def _depth_table(report: StudyReport, points: Sequence[Point], words: Metric) ->
     return Table(columns, rows)
 
 
-def _selection_table(report: StudyReport, points: Sequence[Point], words: Metric) -> Table:
+def _selection_table(report: StudyReport, points: Sequence[Point], words: Metric) -> tuple[Table, list[Point | None]]:
     """Two rows a line of the figure: the setting that validation selects, and the one that test does."""
     metric = report.outcome.metric or ""
     axes = list(dict.fromkeys(name for point in points for name in point.at))
-    rows = []
+    rows, shown = [], []
     for label, group in by_label(points).items():
         for split, selection in SELECTIONS.items():
             best = selected(group, split, metric)
@@ -141,10 +144,11 @@ def _selection_table(report: StudyReport, points: Sequence[Point], words: Metric
             seen = ["", "", "", "failed", "failed", ""] if best is None else numbers(best, words)
             at = ["" if best is None else _value(best.at.get(axis)) for axis in axes]
             rows.append([label, selection, *at, *seen, "" if known is None else words.written(known)])
+            shown.append(best)
     columns = ["cell", "selection", *(axis.replace("_", " ") for axis in axes), *NUMBERS, "published test"]
     if "parameters" in axes:  # a budget, beside the number that came of it
         columns[columns.index("parameters")] = "budget"
-    return Table(columns, rows, left=("selection",))
+    return Table(columns, rows, left=("selection",)), shown
 
 
 def _value(value: Any) -> str:

@@ -16,6 +16,7 @@ from ungated.lab.reports.figures import comparison_figure
 from ungated.lab.reports.kept_studies import StudyReport
 from ungated.lab.reports.measured import grouped, section
 from ungated.lab.reports.page.run_views import RunView, record_view, slug, study_run_view
+from ungated.lab.reports.points import Point
 from ungated.lab.reports.records import Record
 from ungated.lab.reports.study_figures import dataset_of
 from ungated.lab.reports.study_summary import summary_table
@@ -124,7 +125,10 @@ def _study_part(study: StudySection) -> Part:
     labels = {run.label for run in outcome.runs}
     cells = sorted({run.cell for run in outcome.runs})
     table = study.table or Table(["study"], [])
-    rows = [Row(entries, _cell_of(entries[0], labels, cells)) for entries in table.rows]
+    rows = [
+        Row(entries, _cell_of(entries[0], labels, cells), _links(point))
+        for entries, point in zip(table.rows, study.points, strict=True)
+    ]
     files = [("study.toml", outcome.definition.to_toml())]
     files += [(f"recipe of {cell}", text) for cell, text in report.recipes.items()]
     return _part(
@@ -151,6 +155,11 @@ def _summary_part(group: str, reports: Sequence[StudyReport]) -> Part:
     rows = [Row(entries, entries[2] if entries[2] in cells else "") for entries in table.rows]
     notes = ["A row for each line of the studies below; searches by both selections."]
     return _part(slug(f"all-{group}"), group, "", cells, table, rows, notes, [], remark=reports[0].remark)
+
+
+def _links(point: Point | None) -> list[tuple[str, str]]:
+    """To the runs of a row, by their seeds."""
+    return [(f"{run.seed}", slug(f"run-{run.name}")) for run in point.runs] if point is not None else []
 
 
 def _cell_of(label: str, labels: set[str], cells: Sequence[str]) -> str:
