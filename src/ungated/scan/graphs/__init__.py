@@ -7,6 +7,7 @@ graphed.py runs a call. Any loops with the arguments of those in torch can run s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -22,9 +23,9 @@ from ungated.scan.graphs.loops import Loops
 
 def graphed_scan(name: str, results: int, torch_path: ModuleType, **others: Any) -> Callable[..., tuple[Tensor, Any]]:
     """A scan as `reference_scan`, by the graphs of a path in torch, or of others of its loops, as operator `name`."""
-    parts = {part: getattr(torch_path, f"_{part}") for part in ("allocate", "forward", "backward")} | others
-    loops = Loops(name, results, torch_path._Made, **parts)
-    op = graphed_op(loops, torch_path._Arguments, torch_path._reference)
+    parts = {part: getattr(torch_path, f"_{part}") for part in ("allocate", "forward", "backward")}
+    in_torch = Loops(name, results, torch_path._Made, **parts)
+    op = graphed_op(replace(in_torch, **others), in_torch, torch_path._Arguments, torch_path._reference)
 
     def run(cell: Cell, drive: Tensor, state: Any, noise: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
         features, *last = op(torch_path.arguments_of(cell, drive, state, noise, lengths))

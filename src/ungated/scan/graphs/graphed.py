@@ -36,10 +36,15 @@ _kept: OrderedDict[Any, Buffers | None] = OrderedDict()  # None: it could not be
 _said: set[str] = set()
 
 
-def graphed_op(loops: Loops, arguments: type[Any], reference: Callable[[Any], Sequence[Tensor]]) -> Callable[..., Any]:
-    """The operator `torch.ops.ungated.NAME` of these loops, by graphs: arguments -> results, as by `scan_op`."""
+def graphed_op(
+    loops: Loops, in_torch: Loops, arguments: type[Any], reference: Callable[[Any], Sequence[Tensor]]
+) -> Callable[..., Any]:
+    """The operator `torch.ops.ungated.NAME` of these loops, by graphs: arguments -> results, as by `scan_op`.
+
+    in_torch: those that run where graphs cannot; they take and make the same.
+    """
     made = namedtuple("made", (*loops.made._fields, "starts"))  # type: ignore[misc, attr-defined]
-    graphed = Graphed(loops)
+    graphed = Graphed(loops, in_torch)
     return scan_op(
         loops.name,
         arguments,
@@ -58,8 +63,8 @@ class Graphed:
     starts: (states, chunks, B, n), the states before each chunk; (0,) if no backward pass may follow.
     """
 
-    def __init__(self, loops: Loops) -> None:
-        self._loops = loops
+    def __init__(self, loops: Loops, in_torch: Loops) -> None:
+        self._loops, self._in_torch = loops, in_torch
 
     def allocate(self, a: Any) -> list[Tensor]:
         states, count = self._loops.states(a), len(_chunks(a[0]))
@@ -83,7 +88,7 @@ class Graphed:
                 buffers = _buffers(self._loops, a, recorder, backward=True)
                 if buffers is not None:
                     return self._replay_backward(buffers, gradients, made, a)
-        return self._loops.backward(gradients, self._loops.made(*made[:-1]), a)
+        return self._in_torch.backward(gradients, self._in_torch.made(*made[:-1]), a)
 
     def _replay_forward(self, buffers: Buffers, made: Any, a: Any) -> None:
         loops, states = self._loops, self._loops.states(buffers.a)
@@ -119,7 +124,7 @@ class Graphed:
         return [*gets[: loops.results], *(None for _ in loops.marks(a)), *gets[loops.results :]]
 
     def _plain_forward(self, made: Any, a: Any) -> None:
-        loops, whole = self._loops, made[:-1]
+        loops, whole = self._in_torch, made[:-1]
         if not a.save:
             loops.forward(loops.made(*whole), a)
             return

@@ -38,13 +38,11 @@ class Loops:
 
     def timed(self, a: Any) -> list[int]:
         """The places of the arguments with an axis of time, their first."""
-        noise = a[self.results]
-        return [0] if noise is None or len(noise) == 1 else [0, self.results]
+        return [0] if a[self.results] is None or self._lasts(a) else [0, self.results]
 
     def lasting(self, a: Any) -> list[Tensor]:
         """What holds for all time steps: the weights, and masks that do."""
-        noise = a[self.results]
-        return self.weights(a) if noise is None or len(noise) > 1 else [noise, *self.weights(a)]
+        return [a[self.results], *self.weights(a)] if self._lasts(a) else self.weights(a)
 
     def axes(self, a: Any) -> list[int | None]:
         """The axis of time in each tensor that the loops make; None: it has none."""
@@ -72,3 +70,8 @@ class Loops:
 
     def with_states(self, a: Any, states: Sequence[Tensor]) -> Any:
         return a._replace(**dict(zip(a._fields[1 : self.results], states, strict=True)))
+
+    def _lasts(self, a: Any) -> bool:
+        """Whether there is one mask for several steps."""
+        noise = a[self.results]
+        return noise is not None and len(noise) == 1 < len(a[0])
