@@ -34,7 +34,7 @@ def make_study(
         measured = measure(point)
         if measured is None:
             continue
-        directory.write_trial(point.record(settings_of(definition, point)))
+        directory.write_trial(point.record({**settings_of(definition, point), "model.hidden_size": None}))
         if isinstance(measured, str):
             directory.write_failure(point.number, measured, 0)
         else:

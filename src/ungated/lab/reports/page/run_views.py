@@ -103,7 +103,8 @@ def study_run_view(report: StudyReport, run: Run, part: str) -> RunView:
     facts.append(("time", duration(run.seconds)))
     if run.error:
         facts.append(("error", run.error))
-    settings = tomli_w.dumps({"settings of this run, on top of the study's recipe": dict(run.settings)})
+    given = {key: "none" if value is None else value for key, value in run.settings.items()}
+    settings = tomli_w.dumps({"settings of this run, on top of the study's recipe": given})
     values = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in run.values.items())
     valid = [entry.get("valid", {}).get(run.metric) for entry in run.curve]
     return RunView(
