@@ -18,7 +18,7 @@ from ungated.scan import choose, graphs, gru_torch, lstm_torch, mogrifier_torch,
 from ungated.scan.graphs import graphed, recorder
 
 from .recorded import Tape
-from .test_torch_paths import CASES, ONE_OF_EACH, Call, Case, as_state, assert_close, call, row
+from .test_torch_paths import CASES, ONE_OF_EACH, Call, Case, Recorder, as_state, assert_close, call, row
 
 # Chunks of 4, 2 and 1 steps.
 T = 11
@@ -184,6 +184,20 @@ def test_second_derivatives(each: Case) -> None:
         (gradient,) = torch.autograd.grad(features.square().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(gradient.square().sum(), row_of(one)))
     assert_close(*(list(gradients) for gradients in found))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch's own tracers
+def test_operators_keep_torch_s_rules(each: Case) -> None:
+    one = call(each, T, masked=True)
+    with Recorder() as calls:
+        one.results("graph")
+    for operator, given in calls.calls:
+        plain = [
+            [x.detach() for x in a] if isinstance(a, list) and a and isinstance(a[0], Tensor) else a for a in given
+        ]
+        fixed = tuple(a.detach() if isinstance(a, Tensor) else a for a in plain)
+        torch.library.opcheck(operator, fixed, test_utils=("test_schema", "test_faketensor"))
+    assert len(calls.calls) == 2
 
 
 def test_inside_somebody_else_s_recording_the_loop_in_torch_runs(each: Case, tape: Tape) -> None:
