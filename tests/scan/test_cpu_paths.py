@@ -1,11 +1,16 @@
-"""The compiled engine's libraries: compiling and keeping them, and what happens where that fails."""
+"""The compiled engine: compiling and keeping its libraries, what happens where that fails, and what is its alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+import ungated
+from ungated.scan.cpu import rru
 from ungated.scan.cpu.compiler import Unavailable, library_file
 
 
@@ -56,3 +61,25 @@ def _skip_without_compiler() -> None:
     except Unavailable as error:
         if "no C++ compiler" in str(error):
             pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("options", [{}, {"relu_layers": 3, "recurrent_dropout": 0.3}, {"normalize": False}], ids=str)
+def test_the_rru_s_way_back_in_spans_of_steps_is_the_same(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _skip_without_compiler()
+    torch.manual_seed(0)
+    layer = ungated.RRU(3, 37, **options)
+    torch.nn.init.normal_(layer.get_parameter("cells.0.Z"))
+    noise, lengths = layer.noise(11, 5), [11, 3, 1, 10, 7]
+    x, state = torch.randn(11, 5, 3, requires_grad=True), torch.randn(1, 5, 37, requires_grad=True)
+
+    def gradients() -> tuple[Tensor, ...]:
+        with ungated.backend("cpu"):
+            output, last = layer(x, state, lengths, noise)
+        return torch.autograd.grad(output.sin().sum() + last.square().sum(), [x, state, *layer.parameters()])
+
+    at_once = gradients()
+    monkeypatch.setattr(rru, "_SPAN_ENTRIES", 1)
+    monkeypatch.setattr(rru, "_FEWEST_ROWS", 20)
+    torch.testing.assert_close(gradients(), at_once, rtol=1e-5, atol=1e-5)

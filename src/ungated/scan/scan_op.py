@@ -35,8 +35,9 @@ def scan_op(
     results: int,
     allocate: Callable[[Any], Sequence[Tensor]],
     forward: Callable[[Any, Any], None],
-    backward: Callable[[Sequence[Tensor | None], Any, Any], Sequence[Gradient | None]],
+    backward: Callable[..., Sequence[Gradient | None]],
     reference: Callable[[Any], Sequence[Tensor]],
+    selective: bool = False,
 ) -> Callable[[Any], tuple[Tensor, ...]]:
     """Define the operator `torch.ops.ungated.name`, and return the function that calls it: arguments -> results.
 
@@ -48,6 +49,7 @@ def scan_op(
     allocate(arguments) makes them all, fresh, and must not look at values: the compiler learns the shapes from it.
     forward(made, arguments) fills them. backward(gradients of the results (None: zero), made, arguments) gives a
     function for every tensor argument in order, lists flattened, that computes its gradient; None where it has none.
+    selective: backward also takes, at its end, which of these gradients are wanted, and may give None for the others.
     reference(arguments) computes the results by differentiable operations, for second derivatives.
     """
     hints, total = get_type_hints(arguments), len(made._fields)
@@ -67,7 +69,7 @@ def scan_op(
     def run_backward(wanted: list[bool], *args: Any) -> list[Tensor]:
         gradients, kept, given = args[:results], args[results : results + total], args[results + total :]
         with _without_autocast(given[0]):
-            found = backward(gradients, made(*kept), arguments(*given))
+            found = backward(gradients, made(*kept), arguments(*given), *([wanted] if selective else []))
             return [gradient() for gradient, want in zip(found, wanted, strict=True) if want and gradient is not None]
 
     def shapes(*args: Any) -> tuple[Tensor, ...]:

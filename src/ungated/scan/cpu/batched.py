@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,39 +12,51 @@ from ungated.scan.cpu import library
 from ungated.scan.cpu.library import Argument, Library
 
 
-class Sums(NamedTuple):
+class Sums:
+    """Sums over time and batch of left' right and of right, for up to two tensors (T, B, ...) a side; float32."""
+
     products: list[list[Tensor]]  # of each left tensor (T, B, k) with each right one (T, B, n): (k, n)
     totals: list[Tensor]  # of each right tensor: (n)
 
+    def __init__(self) -> None:
+        self.products, self.totals = [], []
 
-def batched(
-    left: Sequence[Tensor],
-    right: Sequence[Tensor],
-    *,
-    rectify: bool = False,
-    mask: Tensor | None = None,
-    scale: Tensor | None = None,
-) -> Sums:
-    """Sum over time and batch of left' (scale * right) and of right, for up to two tensors (T, B, ...) a side.
+    def add(
+        self,
+        left: Sequence[Tensor],
+        right: Sequence[Tensor],
+        *,
+        rectify: bool = False,
+        mask: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
+        """Add left' (scale * right), and right, over some time steps; the widths are those of the first call.
 
-    rectify: the first left one is taken as max(left, 0). mask (1 or T, B, k): then times this. scale: (T, B).
-    Float32. Raises MemoryError.
-    """
-    lefts, rights = ([_tall(tensor) for tensor in side] for side in (left, right))
-    products = [[a.new_empty(a.shape[1], b.shape[1]) for b in rights] for a in lefts]
-    totals = [b.new_empty(b.shape[1]) for b in rights]
-    mask = None if mask is None else _tall(mask).contiguous()
-    given: dict[str, Argument] = {"rows": len(lefts[0]), "rectify": rectify, "mask": mask, "scale": scale}
-    given["mask_rows"] = 0 if mask is None else len(mask)
-    for name, side in (("left", lefts), ("right", rights)):
-        for i, tensor in enumerate(side):
-            given |= {f"{name}_{i}": tensor, f"{name}_{i}_n": tensor.shape[1], f"{name}_{i}_ld": tensor.stride(0)}
-    given |= {f"out_{i}{j}": product for i, row in enumerate(products) for j, product in enumerate(row)}
-    given |= {f"sums_{j}": total for j, total in enumerate(totals)}
-    made = _library()
-    if made.function("run")(ctypes.byref(made.arguments(given)), library.thread_count(), made.omp):
-        raise MemoryError("no memory or no thread for a product")
-    return Sums(products, totals)
+        rectify: the first left tensor is taken as max(left, 0). mask (1 or T, B, k): then times this. scale: (T, B).
+        Raises MemoryError.
+        """
+        lefts, rights = ([_tall(tensor) for tensor in side] for side in (left, right))
+        mask = None if mask is None else _tall(mask).contiguous()
+        given: dict[str, Argument] = {"rows": len(lefts[0]), "rectify": rectify, "mask": mask, "scale": scale}
+        given |= {"mask_rows": 0 if mask is None else len(mask), "add": len(self.totals)}
+        if not self.totals:
+            self.products = [[a.new_empty(a.shape[1], b.shape[1]) for b in rights] for a in lefts]
+            self.totals = [b.new_empty(b.shape[1]) for b in rights]
+        for name, side in (("left", lefts), ("right", rights)):
+            for i, tensor in enumerate(side):
+                given |= {f"{name}_{i}": tensor, f"{name}_{i}_n": tensor.shape[1], f"{name}_{i}_ld": tensor.stride(0)}
+        given |= {f"out_{i}{j}": product for i, row in enumerate(self.products) for j, product in enumerate(row)}
+        given |= {f"sums_{j}": total for j, total in enumerate(self.totals)}
+        made = _library()
+        if made.function("run")(ctypes.byref(made.arguments(given)), library.thread_count(), made.omp):
+            raise MemoryError("no memory or no thread for a product")
+
+
+def batched(left: Tensor, right: Tensor) -> Tensor:
+    """Sum over time and batch of left' right: (T, B, k), (T, B, n) -> (k, n)."""
+    sums = Sums()
+    sums.add([left], [right])
+    return sums.products[0][0]
 
 
 @cache

@@ -24,7 +24,7 @@ _FIELDS = {
     "grad_z grad_s0",
     "mogrifier": "T B m n rounds rank x h0 c0 mask mask_step lengths W_x W_h bias A Bs beta weights features h c kept "
     "gates e_x e_h grad_features grad_h grad_c grad_z grad_e_x grad_e_h grad_x grad_h0 grad_c0",
-    "batched": "rows left_0 left_0_n left_0_ld left_1 left_1_n left_1_ld right_0 right_0_n right_0_ld right_1 "
+    "batched": "rows add left_0 left_0_n left_0_ld left_1 left_1_n left_1_ld right_0 right_0_n right_0_ld right_1 "
     "right_1_n right_1_ld rectify mask mask_rows scale out_00 out_01 out_10 out_11 sums_0 sums_1",
 }
 
@@ -84,21 +84,30 @@ class Engine(Library):
         super().__init__(cell)
         self._weights, self._scan = self.function("weights"), self.function("scan")
 
-    def scan(self, *, backward: bool, lists: dict[str, list[Tensor]] | None = None, **arguments: Argument) -> None:
+    def scan(
+        self,
+        *,
+        backward: bool,
+        lists: dict[str, list[Tensor]] | None = None,
+        packed: Tensor | None = None,
+        **arguments: Argument,
+    ) -> Tensor:
         """Run the scan. Tensors are float32 or integers, those for results contiguous; None is a null pointer.
 
-        lists: what the engine takes as pointers to pointers. Raises MemoryError.
+        lists: what the engine takes as pointers to pointers. packed: what an earlier call with the same weights and in
+        the same direction returned; they are not packed again. Raises MemoryError.
         """
         dense = {name: _dense(value) for name, value in arguments.items()}
         held = {name: [tensor.contiguous() for tensor in tensors] for name, tensors in (lists or {}).items()}
         for name, tensors in held.items():
             dense[name] = torch.tensor([tensor.data_ptr() for tensor in tensors])
         x = self.arguments(dense)
-        weights = torch.empty(self._weights(ctypes.byref(x)))
+        weights = torch.empty(self._weights(ctypes.byref(x))) if packed is None else packed
         on_huge_pages(weights)
         x.weights = weights.data_ptr()
-        if self._scan(ctypes.byref(x), backward, thread_count(), 0, self.omp):
+        if self._scan(ctypes.byref(x), backward, thread_count(), packed is not None, self.omp):
             raise MemoryError("no memory or no thread for a scan")
+        return weights
 
 
 def mask_step(noise: Tensor | None) -> int:

@@ -41,7 +41,7 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, gates=new(T, B, 4 * n), h=new(T + 1, B, n), c=new(T + 1, B, n))
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., None]:
+def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
     """The engine's scan, told what both directions need."""
     (T, B), n = a.drive.shape[:2], a.h0.shape[1]
     told = partial(engine("lstm").scan, T=T, B=B, n=n, forget_bias=a.forget_bias, drive=a.drive, h0=a.h0, c0=a.c0)

@@ -46,7 +46,7 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, gates=new(T, B, 4 * n), e_x=e_x, e_h=e_h, h=new(T + 1, B, n), c=new(T + 1, B, n))
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., None]:
+def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
     """The engine's scan, told what both directions need."""
     (T, B, m), n, rounds = a.x.shape, a.h0.shape[1], len(a.A)
     told = partial(engine("mogrifier").scan, T=T, B=B, m=m, n=n, rounds=rounds, rank=a.A[0].shape[1] if rounds else 1)

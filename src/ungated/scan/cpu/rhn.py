@@ -41,7 +41,7 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, gates=new(depth, T, B, 2 * n), inner=new(depth - 1, T, B, n), s=new(T + 1, B, n))
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., None]:
+def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
     """The engine's scan, told what both directions need."""
     (T, B), n = a.drive.shape[:2], a.s0.shape[1]
     told = partial(engine("rhn").scan, T=T, B=B, n=n, depth=len(a.R_H), drive=a.drive, s0=a.s0, lengths=a.lengths)

@@ -6,7 +6,7 @@ With the input's and the output's weights too, the whole layer is one scan: neit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
-from ungated.scan.cpu.batched import Sums, batched
+from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.library import engine, mask_step
-from ungated.scan.pages import on_huge_pages
+from ungated.scan.pages import fresh
 from ungated.scan.reference import reference_scan
 from ungated.scan.scan_op import Gradient, scan_op
+
+# A span of steps backwards: its gradients should stay in the cache, and its products be large (measured, not sharp).
+_SPAN_ENTRIES, _FEWEST_ROWS = 1 << 19, 512
 
 
 class _Arguments(NamedTuple):
@@ -67,9 +70,12 @@ def rru_layer(
     return o, h
 
 
-def _arguments(cell: RRUCell, x: Tensor, h0: Tensor, noise: Any, lengths: Any, before: Any, after: Any) -> _Arguments:
-    weights = (*before, cell.W_h, list(cell.W_k), list(cell.b_k), cell.W_c, cell.b_c, cell.S, cell.Z, *after)
-    return _Arguments(x, h0, noise, lengths, *weights, normalize=bool(cell.normalize))
+def _arguments(
+    cell: RRUCell, x: Tensor, h0: Tensor, noise: Any, lengths: Any, before: tuple[Any, Any], after: tuple[Any, Any]
+) -> _Arguments:
+    chain: tuple[Any, ...] = (list(cell.W_k), list(cell.b_k), cell.W_c, cell.b_c, cell.S, cell.Z)
+    rest: tuple[Any, ...] = (cell.W_h, *chain, *after, bool(cell.normalize))
+    return _Arguments(x, h0, noise, lengths, *before, *rest)
 
 
 def _allocate(a: _Arguments) -> _Made:
@@ -84,7 +90,7 @@ def _padded(g: int) -> int:
     return -(-g // 16) * 16
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., None]:
+def _scan(made: _Made, a: _Arguments, **lists: list[Tensor]) -> Callable[..., Tensor]:
     """The engine's scan, told what both directions need."""
     (T, B), (n, g) = a.x.shape[:2], a.W_h.shape
     m, p = (0 if W is None else W.shape[axis] for W, axis in ((a.W_x, 0), (a.W_o, 1)))
@@ -92,11 +98,16 @@ def _scan(made: _Made, a: _Arguments) -> Callable[..., None]:
     told = partial(told, **{"in": a.x}, h0=a.h0, mask=a.noise, mask_step=mask_step(a.noise), lengths=a.lengths)
     told = partial(told, epsilon=EPSILON, W_x=a.W_x, b_j=a.b_j, W_h=a.W_h, W_c=a.W_c, W_o=a.W_o, b_o=a.b_o)
     Z = a.Z.expand(n).contiguous()
-    told = partial(told, lists={"W_k": a.W_k, "b_k": a.b_k}, s=_kept_share(a).expand(n), Z=Z, Zb=Z * a.b_c)
+    told = partial(
+        told,
+        lists={"W_k": a.W_k, "b_k": a.b_k, "y": list(made.y), **lists},
+        s=_kept_share(a).expand(n),
+        Z=Z,
+        Zb=Z * a.b_c,
+    )
     if not a.save:
         return partial(told, out=made.output, h=made.last)
-    kept = {"a": made.a, "ld": made.a.shape[2], "r": made.r, "y": made.y}
-    return partial(told, out=made.output, h=made.h, h_step=B * n, **kept)
+    return partial(told, out=made.output, h=made.h, h_step=B * n, a=made.a, ld=made.a.shape[2], r=made.r)
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
@@ -105,58 +116,73 @@ def _forward(made: _Made, a: _Arguments) -> None:
         made.last.copy_(made.h[-1])
 
 
-def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) -> list[Gradient | None]:
+def _backward(
+    gradients: Sequence[Tensor | None], made: _Made, a: _Arguments, wanted: Sequence[bool]
+) -> list[Gradient | None]:
     (T, B), (n, g), layers, new = a.x.shape[:2], a.W_h.shape, len(a.W_k), a.x.new_empty
-    width = g if a.W_x is None else _padded(g)
-    # The state of an ended row has no c: G_h, the gradient by the state after each step, is zero there.
-    G_a, G_z, G_h, G_h0, G_s = new(T, B, width), new(layers, T, B, g), new(T, B, n), new(B, n), new(B, n)
-    on_huge_pages(G_a, G_z, G_h)
-    given = {"grad_out": gradients[0], "grad_h": gradients[1], "grad_a": G_a, "grad_a_ld": width, "grad_z": G_z}
-    _scan(made, a)(backward=True, **given, grad_c=G_h, grad_h0=G_h0, grad_s=G_s)
-    s, G_a = _kept_share(a), G_a[..., :g]
-    # What the first ReLU layer gives is max(a, 0) r, times the mask if it is also the last.
-    first: dict[str, Any] = {"rectify": True, "scale": made.r if a.normalize else None}
-
-    @cache
-    def into_middle() -> Sums:
-        return batched([made.h[:-1], *([] if a.W_x is None else [a.x])], [G_a])
-
-    @cache
-    def between(k: int) -> Sums:
-        return batched([made.y[k - 1]], [G_z[k]]) if k else batched([made.a[..., :g]], [G_z[0]], **first)
-
-    @cache
-    def out_of_middle() -> Sums:
-        right = [G_h, *([] if a.W_o is None or gradients[0] is None else [gradients[0]])]
-        return batched([made.y[-1]], right) if layers else batched([made.a[..., :g]], right, mask=a.noise, **first)
-
-    def M() -> Tensor:
-        return out_of_middle().products[0][0]
-
-    def G_b_c() -> Tensor:
-        return out_of_middle().totals[0]
-
-    def G_x(W_x: Tensor) -> Tensor:
-        return (G_a.flatten(0, 1) @ W_x.t()).view(a.x.shape)
-
-    def of_output(found: Callable[[Sums], Tensor], like: Tensor) -> Tensor:
-        return like.new_zeros(like.shape) if gradients[0] is None else found(out_of_middle())
-
-    return [
-        (lambda: G_a) if a.W_x is None else partial(G_x, a.W_x),
-        lambda: G_h0,
+    steps = min(T, max(1, max(_FEWEST_ROWS, _SPAN_ENTRIES // g) // B))
+    # Gradients over time live for one span of steps only, in the cache: then the sums over time have taken them.
+    G_drive = fresh(a.x, T, B, g) if a.W_x is None else None
+    G_x = fresh(a.x, *a.x.shape) if a.W_x is not None and wanted[0] else None
+    spans = fresh(a.x, steps, B, _padded(g)), fresh(a.x, layers, steps, B, g), fresh(a.x, steps, B, n)
+    G_h0, G_s, packed = gradients[1], a.h0.new_zeros(B, n), None
+    into_middle, out_of_middle, between = Sums(), Sums(), [Sums() for _ in range(layers)]
+    for end in range(T, 0, -steps):
+        now = slice(max(end - steps, 0), end)
+        G_a, G_z, G_h = (span[..., : end - now.start, :, :] for span in spans)
+        if G_drive is not None:
+            G_a = G_drive[now]
+        G_o = None if gradients[0] is None else gradients[0][now].contiguous()
+        part = a._replace(
+            x=a.x[now],
+            noise=a.noise if a.noise is None or len(a.noise) == 1 else a.noise[now],
+            lengths=None if a.lengths is None else a.lengths - now.start,
+        )
+        kept = _Made(made.output[now], made.last, made.h[now], made.a[now], made.r[now], made.y[:, now])
+        received, G_h0 = G_h0, new(B, n)
+        given = {"grad_out": G_o, "grad_h": received, "grad_a": G_a, "grad_a_ld": G_a.shape[2], "grad_c": G_h}
+        # The state of an ended row has no c: G_h, the gradient by the state after each step, is zero there.
+        run = partial(_scan(kept, part, grad_z=list(G_z)), **given, grad_h0=G_h0, grad_s=G_s)
+        packed = run(backward=True, packed=packed)
+        G_a = G_a[..., :g]
+        # What the first ReLU layer gives is max(a, 0) r, times the mask if it is also the last.
+        first: dict[str, Any] = {"rectify": True, "scale": kept.r if a.normalize else None}
+        into_middle.add([kept.h, *([] if a.W_x is None else [part.x])], [G_a])
+        for k, sums in enumerate(between):
+            sums.add([kept.y[k - 1]], [G_z[k]]) if k else sums.add([kept.a[..., :g]], [G_z[0]], **first)
+        right = [G_h, *([] if a.W_o is None or G_o is None else [G_o])]
+        if layers:
+            out_of_middle.add([kept.y[-1]], right)
+        else:
+            out_of_middle.add([kept.a[..., :g]], right, mask=part.noise, **first)
+        if G_x is not None and a.W_x is not None:
+            torch.mm(G_a.flatten(0, 1), a.W_x.t(), out=G_x[now].view(-1, a.x.shape[2]))
+    M, G_b_c, s = out_of_middle.products[0][0], out_of_middle.totals[0], _kept_share(a)
+    if a.W_o is None or a.b_o is None:
+        of_output = []
+    elif gradients[0] is None:
+        of_output = [torch.zeros_like(a.W_o), torch.zeros_like(a.b_o)]
+    else:
+        of_output = [out_of_middle.products[0][1], out_of_middle.totals[1]]
+    found = [
+        G_x if G_drive is None else G_drive,
+        G_h0,
         *(None for mask in (a.noise, a.lengths) if mask is not None),
-        *([] if a.W_x is None else [lambda: into_middle().products[1][0], lambda: into_middle().totals[0]]),
-        lambda: into_middle().products[0][0],
-        *(partial(lambda k: between(k).products[0][0], k) for k in range(layers)),
-        *(partial(lambda k: between(k).totals[0], k) for k in range(layers)),
-        lambda: M() * a.Z,
-        lambda: G_b_c() * a.Z,
-        *([] if a.S is None else [lambda: G_s.sum(0) * (S_SCALE * s * (1.0 - s))]),
-        lambda: ((a.W_c * M()).sum(0) + a.b_c * G_b_c()).sum_to_size(a.Z.shape),
-        *([] if a.W_o is None else [partial(of_output, lambda sums: sums.products[0][1], a.W_o)]),
-        *([] if a.b_o is None else [partial(of_output, lambda sums: sums.totals[1], a.b_o)]),
+        *([] if a.W_x is None else [into_middle.products[1][0], into_middle.totals[0]]),
+        into_middle.products[0][0],
+        *(sums.products[0][0] for sums in between),
+        *(sums.totals[0] for sums in between),
+        M * a.Z,
+        G_b_c * a.Z,
+        *([] if a.S is None else [G_s.sum(0) * (S_SCALE * s * (1.0 - s))]),
+        ((a.W_c * M).sum(0) + a.b_c * G_b_c).sum_to_size(a.Z.shape),
+        *of_output,
     ]
+    return [None if gradient is None else partial(_itself, gradient) for gradient in found]
+
+
+def _itself(gradient: Tensor) -> Tensor:
+    return gradient
 
 
 def _reference(a: _Arguments) -> tuple[Tensor, ...]:
@@ -181,4 +207,5 @@ _op = scan_op(
     forward=_forward,
     backward=_backward,
     reference=_reference,
+    selective=True,
 )

@@ -17,7 +17,7 @@ struct Columns {
 };
 
 struct Batched {
-  int64_t rows;
+  int64_t rows, add;  // whether to add to what is in `out` and `sums`
   Columns left[2], right[2];  // side by side
   int64_t rectify;            // whether left[0] is taken as max(left[0], 0)
   const float* mask;          // (mask_rows, left[0].n), again and again: times left[0]; or null
@@ -46,8 +46,11 @@ class BatchedProduct {
       }
     for (int64_t p = right.first; left.first == 0 && p < right.last; p++) {
       const Place to = place<P>(x.right, p);
-      for (int v = 0; x.sums[to.side] && v < WIDE; v++)
-        store(x.sums[to.side] + to.column + v * W, load(sums.row(0) + p * P + v * W), to.count - v * W);
+      for (int v = 0; x.sums[to.side] && v < WIDE; v++) {
+        float* sum = x.sums[to.side] + to.column + v * W;
+        const vec before = x.add ? load(sum, to.count - v * W) : vec{};
+        store(sum, before + load(sums.row(0) + p * P + v * W), to.count - v * W);
+      }
     }
   }
 
@@ -127,7 +130,7 @@ class BatchedProduct {
              packed.row(id * GROUP + next - group), W);
       for (int64_t i = 0; i < left.count; i++)
         for (int v = 0; v < WIDE; v++) {
-          vec before = row > 0 ? load(out + i * ld + v * W, right.count - v * W) : vec{};
+          vec before = x.add || row > 0 ? load(out + i * ld + v * W, right.count - v * W) : vec{};
           store(out + i * ld + v * W, before + load(tile + i * P + v * W), right.count - v * W);
         }
     }

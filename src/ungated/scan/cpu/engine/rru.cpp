@@ -26,13 +26,13 @@ struct RRU {
   int64_t h_step;
   float* a;  // for the way back, null without one, as the next two: (T,B,g), its rows `ld` apart
   int64_t ld;
-  float *r, *y;  // (T,B); (inner,T,B,g): outputs of the ReLU layers after the first, the last of them d
+  float *r, *const *y;  // (T,B); `inner` of (T,B,g): outputs of the ReLU layers after the first, the last of them d
   // backward only; the first two may be null
   const float *grad_out, *grad_h;
   float* grad_a;  // (T,B,g), its rows `grad_a_ld` apart
   int64_t grad_a_ld;
-  float *grad_z, *grad_c, *grad_h0;  // (inner,T,B,g) before each ReLU; (T,B,n): Z * this is G(c); (B,n)
-  float* grad_s;                     // (B,n) each row's share
+  float *const *grad_z, *grad_c, *grad_h0;  // `inner` of (T,B,g) before each ReLU; (T,B,n): Z * this is G(c); (B,n)
+  float* grad_s;                            // (B,n) each row's share is added here
 };
 
 class RRUScan {
@@ -171,7 +171,7 @@ class RRUScan {
       for (int64_t k = 0; k < x.inner; k++) {
         const bool last = k + 1 == x.inner;
         Matrix &in = middle[k % 2], &out = middle[(k + 1) % 2];
-        float *y = x.y ? x.y + k * x.T * B * g + at : nullptr, *d = last && !x.p ? x.out + at : nullptr;
+        float *y = x.y ? x.y[k] + at : nullptr, *d = last && !x.p ? x.out + at : nullptr;
         product(in.row(first), in.ld, rows, between(k), g0, g1, [&](int64_t i, int64_t p, const float* result) {
           const float scale = k == 0 ? r[i] : 1.0f;
           columns(p, g, result, [&](int64_t j, int64_t count, vec before) {
@@ -224,7 +224,6 @@ class RRUScan {
           G = ended(x.T - 1, b) ? vec{} : G;
           store(entering.row(b) + j, G, n - j);
           store(x.grad_c + ((x.T - 1) * B + b) * n + j, G, n - j);
-          store(x.grad_s + b * n + j, vec{}, n - j);
         }
     if (x.p) bring(role, entering, x.grad_out, x.T - 1, x.p);
     role.meet();
@@ -251,10 +250,9 @@ class RRUScan {
               if (grad_d) G += load(grad_d + i * g + j, count);
               if (m) G *= load(m + i * g + j, count);
               if (!x.inner) return to_first(i, j, count, G, dot, middle[0]);
-              const int64_t last = (x.inner - 1) * x.T * B * g + at + i * g + j;
-              G = where_positive(load(x.y + last, count), G);
+              G = where_positive(load(x.y[x.inner - 1] + at + i * g + j, count), G);
               store(middle[0].row(first + i) + j, G);
-              store(x.grad_z + last, G, count);
+              store(x.grad_z[x.inner - 1] + at + i * g + j, G, count);
             });
             store(dots, dot);
           },
@@ -271,10 +269,9 @@ class RRUScan {
           vec dot = load(dots);
           columns(p, g, result, [&](int64_t j, int64_t count, vec G) {
             if (k == 0) return to_first(i, j, count, G, dot, out);
-            const int64_t before = (k - 1) * x.T * B * g + at + i * g + j;
-            G = where_positive(load(x.y + before, count), G);
+            G = where_positive(load(x.y[k - 1] + at + i * g + j, count), G);
             store(out.row(first + i) + j, G);
-            store(x.grad_z + before, G, count);
+            store(x.grad_z[k - 1] + at + i * g + j, G, count);
           });
           store(dots, dot);
         });
