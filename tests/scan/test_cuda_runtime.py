@@ -196,7 +196,7 @@ def test_on_the_cpu_it_is_not_taken_and_says_why() -> None:
 
 def test_it_is_not_taken_by_itself_before_it_has_been_compared_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ungated.scan._CONDITIONS, "cuda", lambda *_: "")
-    monkeypatch.setattr(ungated.scan, "cuda_unavailable", lambda *_: "")
+    monkeypatch.setitem(ungated.scan._AVAILABILITY, "cuda", lambda *_: "")
     cell = LSTMCell(2, 3)
     drive, state = cell.project(torch.zeros(5, 1, 2)), cell.initial_state(1)
     choice = choose(cell, drive, state, backend="auto")

@@ -137,8 +137,7 @@ def test_a_failure_is_said_once_and_the_loop_in_torch_runs(
     assert [record.getMessage() for record in caplog.records] == [
         "Triton's kernels failed, a slower loop runs instead: no luck"
     ]
-    monkeypatch.setattr(triton, "why_not_graph", lambda *_: "")
-    assert triton.why_not_triton(RRUCell(2, 3), RRUCell, torch.zeros(1), None) == "no luck"
+    assert triton.unavailable(RRUCell(2, 3), a.drive, None, None) == "no luck"
 
 
 def test_no_memory_is_not_a_failure_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +155,15 @@ def test_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton.why_not_triton(CELLS["gru"](1, 2), CELLS["gru"], drive, None) == "it has no kernels for GRUCell"
     assert triton.why_not_triton(cell, RRUCell, drive, None) == "it runs on CUDA devices only"
     monkeypatch.setattr(triton, "why_not_graph", lambda *_: "")
-    assert "float64" in triton.why_not_triton(cell, RRUCell, drive.double(), None)
+    assert "float64" in triton.why_not_triton(RRUCell(1, 2).double(), RRUCell, drive, None)
     assert "ReLU over c" in triton.why_not_triton(RRUCell(1, 2, output_relu=True), RRUCell, drive, None)
     monkeypatch.setattr(triton, "_failed", [])
 
     def absent() -> ModuleType:
         raise ImportError("No module named 'triton'")
 
-    triton._unavailable.cache_clear()
+    triton._not_imported.cache_clear()
     monkeypatch.setattr(rru, "kernels", absent)
-    assert triton.why_not_triton(cell, RRUCell, drive, None).startswith("Triton cannot be imported")
-    triton._unavailable.cache_clear()
+    assert triton.why_not_triton(cell, RRUCell, drive, None) == ""
+    assert triton.unavailable(cell, drive, None, None).startswith("Triton cannot be imported")
+    triton._not_imported.cache_clear()

@@ -29,6 +29,7 @@ from ungated.scan.reference import reference_scan
 from ungated.scan.rhn_torch import rhn_scan
 from ungated.scan.rru_torch import rru_scan
 from ungated.scan.triton import SCANS as TRITON_SCANS
+from ungated.scan.triton import unavailable as triton_unavailable
 from ungated.scan.triton import why_not_triton
 
 #: The paths that are written for some cells, fastest first; the reference runs them all.
@@ -56,6 +57,12 @@ _CONDITIONS: dict[str, Callable[[Cell, type[Cell], Tensor, Noise], str]] = {
     "triton": why_not_triton,
     "graph": why_not_graph,
     "cpu": why_not_cpu,
+}
+
+# What a path must compile or import to know, and so is asked last.
+_AVAILABILITY: dict[str, Callable[[Cell, Tensor, Noise, Tensor | None], str]] = {
+    "cuda": cuda_unavailable,
+    "triton": triton_unavailable,
 }
 
 # With fewer time steps, setting an operator up costs more than its loop gains.
@@ -133,8 +140,8 @@ def choose(
                 reason = reason or _CONDITIONS[path](cell, known, drive, noise)
             if name == "auto":
                 reason = reason or UNPROVEN.get(path, "")
-            if path == "cuda":  # last, since it compiles
-                reason = reason or cuda_unavailable(cell, drive, noise, lengths)
+            if path in _AVAILABILITY:
+                reason = reason or _AVAILABILITY[path](cell, drive, noise, lengths)
         if known is not None and not reason:
             return Choice(path, passed_over, written[known])
         passed_over[path] = reason

@@ -57,15 +57,20 @@ def why_not_triton(cell: Cell, known: type[Cell], drive: Tensor, noise: Noise) -
         return f"it has no kernels for {known.__name__}"
     if reason := why_not_graph(cell, known, drive, noise):
         return reason
-    if drive.dtype == torch.float64:
+    if cell.weight().dtype == torch.float64:
         return "it does not compute in torch.float64"
     if getattr(cell, "output_relu", False):
         return "it has no ReLU over c"
-    return _failed[0] if _failed else _unavailable()
+    return ""
+
+
+def unavailable(cell: Cell, drive: Tensor, noise: Noise, lengths: Tensor | None) -> str:
+    """Why the kernels run no call at all in this process, empty if they do; imports Triton."""
+    return _failed[0] if _failed else _not_imported()
 
 
 @cache
-def _unavailable() -> str:
+def _not_imported() -> str:
     try:
         rru.kernels()
     except ImportError as error:
