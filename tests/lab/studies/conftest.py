@@ -12,10 +12,17 @@ from ungated.lab.studies.study import Study, create_study
 
 MakeStudy = Callable[..., Study]
 
-#: Built-in data, large batches, few units.
+#: Built-in data, few and short sequences, few units.
 TINY = """
-dataset = "digits"
+dataset = "copy-memory"
 protocol = "standard"
+[data]
+train = 128
+valid = 100
+test = 100
+length = 3
+delay = 2
+symbols = 3
 [model]
 hidden_size = 3
 [cell]
@@ -24,7 +31,7 @@ name = "gru"
 name = "adam"
 learning_rate = 0.01
 [training]
-batch_size = 512
+batch_size = 32
 max_epochs = 1
 """
 

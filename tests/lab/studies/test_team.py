@@ -44,7 +44,7 @@ def repeats(make_study: MakeStudy, runs: int, epochs: int) -> Study:
 
 
 def test_two_workers_killed_in_mid_run_and_every_run_ends_once(make_study: MakeStudy, tmp_path: Path) -> None:
-    study = repeats(make_study, 6, 12)
+    study = repeats(make_study, 6, 60)
     path, victims = study.directory.path, dict[int, int]()
 
     def kill_two() -> None:
@@ -53,7 +53,7 @@ def test_two_workers_killed_in_mid_run_and_every_run_ends_once(make_study: MakeS
         for pid in victims.values():
             os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_two)
+    killer = threading.Thread(target=kill_two, daemon=True)
     killer.start()
     heard = Heard()
     outcome = run_study(study, workers=2, heartbeat=HEARTBEAT, watcher=heard)
@@ -73,7 +73,7 @@ def test_two_workers_killed_in_mid_run_and_every_run_ends_once(make_study: MakeS
 
 
 def test_stopped_killed_and_gone_on_with_by_another_command(make_study: MakeStudy, tmp_path: Path) -> None:
-    study = repeats(make_study, 3, 40)
+    study = repeats(make_study, 3, 150)
     path = study.directory.path
     words = ("study", "run", "study", "--workers", "1", "--quiet", "--heartbeat", f"{HEARTBEAT}")
 

@@ -6,6 +6,7 @@ trials/NNNN.json     which cell, values, settings and seed run NNNN has; written
 runs/NNNN/           an ordinary run directory
 failures/NNNN.json   why run NNNN has no result
 leases/NNNN.json     who works on run NNNN (leases.py)
+server.json          the address of the server that hands out the runs, without its password, where one does
 journal.log          Optuna's storage, where it is not a server: who takes which run, and what a search has seen
 """
 
@@ -88,6 +89,15 @@ class StudyDirectory:
                     f"{self.path} already holds something else ({', '.join(others[:3]) or 'runs'}): choose a new or"
                     " empty directory"
                 )
+
+    def read_server(self) -> str | None:
+        """The server that hands out the runs, if one does."""
+        known = self._read_json("server.json")
+        return None if known is None else str(known.get("address"))
+
+    def write_server(self, address: str) -> None:
+        """Remember the server that hands out the runs."""
+        atomic_write_json(self.path / "server.json", {"address": address})
 
     # Records
 

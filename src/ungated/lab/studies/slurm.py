@@ -19,7 +19,7 @@ _SCRIPT = """\
 #SBATCH --time={time}
 #SBATCH --cpus-per-task={cpus}
 #SBATCH --mem={memory}
-{gres}#SBATCH --signal=TERM@120
+{gres}#SBATCH --signal=B:TERM@120
 #SBATCH --output="{folder}/slurm-%A_%a.log"
 set -eu
 

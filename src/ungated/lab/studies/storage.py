@@ -29,6 +29,9 @@ T = TypeVar("T")
 #: Seconds for which a storage that cannot be reached is tried again.
 PATIENCE = 600.0
 
+#: How often the tables of a server are made or found.
+_ATTEMPTS = 5
+
 
 class Trials:
     """The trials of one study. Every call may be made by several processes at once.
@@ -220,18 +223,25 @@ def _open_server(url: str) -> BaseStorage:
     }  # a connection that the server has dropped is noticed and replaced
     if address.startswith("postgresql"):
         options["connect_args"] = {"connect_timeout": 10}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return get_storage(RDBStorage(address, engine_kwargs=options))
-    except ImportError as error:
-        raise StudyError("a server as storage needs more packages: pip install 'ungated[lab,postgres]'") from error
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StudyError(f"the storage {_without_password(url)} cannot be used: {reason}") from error
+    for attempt in range(_ATTEMPTS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return get_storage(RDBStorage(address, engine_kwargs=options))
+        except ImportError as error:
+            raise StudyError("a server as storage needs more packages: pip install 'ungated[lab,postgres]'") from error
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            # Two machines that begin at once both make the tables: one of them finds that they are there already.
+            if attempt + 1 < _ATTEMPTS and not isinstance(error, sqlalchemy.exc.OperationalError):
+                time.sleep(0.5)
+                continue
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise StudyError(f"the storage {without_password(url)} cannot be used: {reason}") from error
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """The address as it may be shown and kept."""
     scheme, _, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}{at}{place}"

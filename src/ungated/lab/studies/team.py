@@ -19,7 +19,7 @@ from ungated.lab.files import FileLock
 from ungated.lab.studies.leases import HEARTBEAT, Leases, Watch
 from ungated.lab.studies.outcome import StudyOutcome, read_study
 from ungated.lab.studies.rebuild import collect, enter_known
-from ungated.lab.studies.storage import Trials, check_storage, is_server, open_storage
+from ungated.lab.studies.storage import PATIENCE, Trials, check_storage, is_server, open_storage, without_password
 from ungated.lab.studies.study import Study, open_study
 from ungated.lab.studies.worker import Report, Worker, leases_of
 from ungated.lab.training.run import RunDirectory
@@ -59,6 +59,7 @@ def run_study(
     data, device.
     """
     check_storage(storage, workers)
+    _check_same_storage(study, storage)
     terms = Terms(
         directory=str(study.directory),
         storage=storage,
@@ -82,9 +83,32 @@ def run_study(
     return read_study(study.directory.path)
 
 
-def open_trials(study: Study, storage: str | None, stop: Callable[[], bool] = lambda: False) -> Trials:
-    """The study's trials in a storage, made if need be. Raises StudyError."""
-    return Trials(open_storage(storage, study.directory.journal), study.identity, len(study.points), stop=stop)
+def _check_same_storage(study: Study, storage: str | None) -> None:
+    """Refuse to hand out, from the journal, runs that a server hands out too; remember the server."""
+    known = study.directory.read_server()
+    if is_server(storage):
+        study.directory.write_server(without_password(str(storage)))
+    elif known is not None:
+        raise StudyError(
+            f"the runs of {study.directory} are handed out by {known}: name it with --storage or UNGATED_STORAGE, or"
+            f" remove {study.directory}/server.json if it is no more"
+        )
+
+
+def open_trials(
+    study: Study, storage: str | None, stop: Callable[[], bool] = lambda: False, *, patience: float = 0.0
+) -> Trials:
+    """The study's trials in a storage, made if need be; tried again for `patience` seconds. Raises StudyError."""
+    began = time.monotonic()
+    while True:
+        try:
+            opened = open_storage(storage, study.directory.journal)
+        except StudyError:
+            if stop() or time.monotonic() - began >= patience:
+                raise
+            time.sleep(1.0)
+        else:
+            return Trials(opened, study.identity, len(study.points), stop=stop)
 
 
 class Team:
@@ -204,7 +228,7 @@ def _work(terms: Terms, place: int, pipe: Connection) -> None:
 
 def _worker(terms: Terms, place: int, report: Report, stop: Callable[[], bool]) -> Worker:
     study = open_study(terms.directory)
-    trials = open_trials(study, terms.storage, stop)
+    trials = open_trials(study, terms.storage, stop, patience=PATIENCE)  # the command itself has reached it just now
     server = is_server(terms.storage)
     return Worker(
         study,
