@@ -216,12 +216,12 @@ def _paint_convergence(
 
 
 def _leave_out_the_start(axes: Axes, curves: Mapping[str, Sequence[Sequence[float | None]]], words: Metric) -> None:
-    """The first tenth of a curve is steep, and alike: the rest of every curve is what the panel is for."""
+    """The first quarter of a curve is steep: what the panel is for is the rest of every curve."""
     later = [
         words.scale * value
         for seeds in curves.values()
         for curve in seeds
-        for value in curve[len(curve) // 10 :]
+        for value in curve[len(curve) // 4 :]
         if value is not None
     ]
     if later and min(later) < max(later):

@@ -34,7 +34,7 @@ def _read(path: Path) -> dict[str, Any]:
 def speed_section(record: Mapping[str, Any]) -> tuple[str, list[Table], list[str]]:
     """(heading, tables, notes) of one record."""
     machine, settings = record["machine"], record["settings"]
-    threads = "" if machine["device"] != "cpu" else f", {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    threads = "" if machine["device"] != "cpu" else f", {_number_of(machine['threads'], 'thread')}"
     heading = f"{machine['device_name']}{threads}"
     tables = [_cases(record["cases"])] if record["cases"] else []
     if record["first_use"]:
@@ -99,23 +99,28 @@ def _notes(record: Mapping[str, Any], settings: Mapping[str, Any], machine: Mapp
         notes.append("Quick look: a quarter of the time steps, goals not judged.")
     if not record["complete"]:
         notes.append("Stopped before its end.")
-    reasons: dict[str, list[str]] = {}
-    for case in record["cases"]:
-        for name, reason in case["left_out"].items():
-            reasons.setdefault(f"{name} ({reason})", []).append(case["name"])
-    if reasons:
-        notes.append(f"Not measured: {'; '.join(f'{what} in {_list(where)}' for what, where in reasons.items())}.")
+    if left_out := _left_out(record["cases"]):
+        notes.append(f"Not measured: {left_out}.")
     before, after = (f"{load[0]:g}" if load else "unknown" for load in (machine["load_before"], machine["load_after"]))
     revision = f", revision {machine['git_revision']}" if machine.get("git_revision") else ""
     notes.append(
-        f"{machine['device_name']}, {machine['cores']} cores, {machine['isa']}, torch {machine['torch']}{revision},"
-        f" seed {settings['seed']}, load {before} before and {after} after, {record['started'][:10]}."
+        f"{machine['device_name']}, {_number_of(machine['cores'], 'core')}, {machine['isa']}, torch {machine['torch']}"
+        f"{revision}, seed {settings['seed']}, load {before} before and {after} after, {record['started'][:10]}."
     )
     return notes
 
 
-def _list(names: Sequence[str]) -> str:
-    return "all cases named" if len(names) > 3 else ", ".join(names)
+def _left_out(cases: Sequence[Mapping[str, Any]]) -> str:
+    """ "cuda, graph (it runs on GPUs only); haste LSTM (not installed) in lstm-768"."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        for name, reason in case["left_out"].items():
+            where.setdefault((name, reason), []).append(case["name"])
+    together: dict[tuple[str, str], list[str]] = {}
+    for (name, reason), names in where.items():
+        place = "" if len(names) == len(cases) else f" in {', '.join(names)}"
+        together.setdefault((reason, place), []).append(name)
+    return "; ".join(f"{', '.join(names)} ({reason}){place}" for (reason, place), names in together.items())
 
 
 def _goal(goal: Mapping[str, Any]) -> str:
@@ -200,5 +205,8 @@ def record_markdown(record: Mapping[str, Any], level: int = 3) -> str:
 
 
 def _threads(run: Record) -> str:
-    count = int(run.environment.get("threads", 1))
-    return f"{count} thread{'s' if count > 1 else ''}"
+    return _number_of(int(run.environment.get("threads", 1)), "thread")
+
+
+def _number_of(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
