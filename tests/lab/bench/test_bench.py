@@ -192,6 +192,17 @@ def test_ctrl_c_keeps_the_rounds_that_are_complete(
     assert "Stopped before its end" in captured.out
 
 
+def test_the_compiled_loop_is_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda layer, **_: compiler(layer, backend="eager"))
+    line = line_up(TOY["train"], CPU, ("float32",), compiled=True)
+    loop, compiled = (next(v for v in line.variants if v.kind == kind) for kind in (REFERENCE, "compiled loop"))
+    torch.testing.assert_close(compiled.forward(), loop.forward())
+    compiled.run()
+    assert compiled.role == "peer"
+    torch.compiler.reset()
+
+
 def test_a_compiler_that_takes_too_long_is_stopped() -> None:
     with pytest.raises(TimeoutError, match=r"not compiled within 0\.05 s"), measure._time_limit(0.05):
         while True:

@@ -52,7 +52,8 @@ class Variant:
                 self.backward(output)
 
     def forward(self) -> Tensor:
-        output: Tensor = (self.function or self.module)(self.x)[0]
+        run = self.module if self.function is None else self.function
+        output: Tensor = run(self.x)[0]
         return output
 
     def backward(self, output: Tensor) -> None:
