@@ -41,8 +41,11 @@ CASES: list[tuple[str, int, int, dict[str, Any], int, int, bool, bool]] = [
     ("gru", 5, 513, {}, 20, 33, False, False),
     ("gru", 5, 129, {"reset": "after"}, 40, 33, True, True),
     ("gru", 5, 768, {"reset": "after"}, 20, 16, False, False),
+    ("rhn", 3, 1, {"depth": 1}, 1, 1, False, False),
+    ("rhn", 5, 37, {"depth": 3}, 30, 9, True, True),
+    ("rhn", 5, 830, {"depth": 10}, 5, 20, True, False),
 ]
-SMALL: list[Any] = [(name, 5, 24, {}, 21, 9, True, True) for name in ("rru", "lstm", "gru")]
+SMALL: list[Any] = [(name, 5, 24, {}, 21, 9, True, True) for name in ("rru", "lstm", "gru", "rhn")]
 # How many times the error of the reference in the same dtype may be reached. TF32: of a reference that uses it as well.
 FACTORS = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0}
 EPS = {"fp32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7, "fp16": 2.0**-10}
@@ -105,8 +108,9 @@ def problem(case: Any) -> tuple[Cell, Tensor, Any, Noise, Tensor | None]:
             parameter.add_(0.1 * torch.randn_like(parameter) / max(1.0, parameter.shape[0] ** 0.5 / 4))
     drive = cell.project(torch.randn(T, B, m, dtype=torch.float64, device="cuda")).detach()
     state = map_state(torch.randn_like, cell.initial_state(B))
-    if masks:
-        cell.recurrent_dropout = 0.4  # type: ignore[assignment]
+    for rate in ("recurrent_dropout", "state_dropout") if masks else ():
+        if hasattr(cell, rate):
+            setattr(cell, rate, 0.4)
     lengths = torch.randint(1, T + 1, (B,), device="cuda") if ragged else None
     return cell, drive, state, cell.noise(T, B), lengths
 

@@ -21,11 +21,12 @@ from ungated.scan.cuda.driver import LaunchError
 from ungated.scan.cuda.gru import gru_scan
 from ungated.scan.cuda.lstm import lstm_scan
 from ungated.scan.cuda.plan import Device, Plan, Work, _laid_out
+from ungated.scan.cuda.rhn import rhn_scan
 from ungated.scan.cuda.rru import rru_scan
 from ungated.scan.reference import reference_scan
 
 SHIM = Path(__file__).parent / "cuda_shim"
-SCANS: dict[str, Callable[..., Any]] = {"rru": rru_scan, "lstm": lstm_scan, "gru": gru_scan}
+SCANS: dict[str, Callable[..., Any]] = {"rru": rru_scan, "lstm": lstm_scan, "gru": gru_scan, "rhn": rhn_scan}
 
 
 class Compiled:
@@ -114,6 +115,9 @@ EXACT: list[tuple[str, int, int, dict[str, Any], int, int, bool, dict[str, int]]
     ("gru", 3, 19, {}, 4, 19, True, {"rows": 16, "ctas": 3}),
     ("gru", 3, 19, {"reset": "after"}, 4, 3, True, {"ctas": 2}),
     ("gru", 3, 9, {"reset": "after"}, 3, 5, False, {}),
+    ("rhn", 3, 1, {"depth": 1}, 1, 1, False, {}),
+    ("rhn", 3, 19, {"depth": 3}, 3, 11, True, {"ctas": 3, "shared": 12_000}),
+    ("rhn", 3, 9, {"depth": 2}, 3, 5, True, {}),
 ]
 
 
@@ -180,6 +184,7 @@ EACH: list[Any] = [
     ("lstm", 3, 37, {}, 3, 9, True, {"ctas": 3}),
     ("gru", 3, 37, {}, 3, 9, True, {}),
     ("gru", 3, 37, {"reset": "after"}, 3, 17, False, {"rows": 32, "ctas": 2, "warps": 8}),
+    ("rhn", 3, 21, {"depth": 2}, 3, 9, True, {"ctas": 2}),
 ]
 
 

@@ -14,7 +14,7 @@ import ungated
 from ungated.cells import CELLS, LSTMCell
 from ungated.scan import choose, cuda
 from ungated.scan.cpu.compiler import Unavailable
-from ungated.scan.cuda import cubins, driver, gru, kernel, lstm, nvrtc, rru
+from ungated.scan.cuda import cubins, driver, gru, kernel, lstm, nvrtc, rhn, rru
 from ungated.scan.cuda.plan import Device, Work, plan
 
 H200 = Device(132, 232_448, "sm_90a")
@@ -41,6 +41,8 @@ COMPILED: list[tuple[Work, str, int, Device]] = [
     (gru._work(37, False, True, True, backward=True), "TF32", 9, A100),
     (gru._work(768, True, False, False), "BF16", 16, H200),
     (gru._work(128, True, True, True, backward=True), "BF16", 64, H200),
+    (rhn._work(830, 10, True, False), "BF16", 20, H200),
+    (rhn._work(830, 10, True, False, backward=True), "BF16", 20, A100),
 ]
 
 

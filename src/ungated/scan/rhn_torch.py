@@ -136,7 +136,13 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
                     torch.mul(G_s, keep, out=carried)
                 G_s = products[l](carried, G_z_of[l][t].flatten(1), masks[t], G_s_next)
 
-    G_z = G_z.flatten(3)
+    return gradients_of(made, a, G_z.flatten(3), G_s)
+
+
+def gradients_of(made: _Made, a: _Arguments, G_z: Tensor, G_s: Tensor) -> list[Gradient | None]:
+    """All gradients, from what the loop backwards found: by the gates before their tanh or sigmoid, and by s0."""
+    depth, outer = len(a.R_H), made.s if a.lengths is not None else torch.cat([a.s0.unsqueeze(0), made.features[:-1]])
+    s = [outer, *made.inner]  # before each micro-step
 
     def G_R(l: int, half: int) -> Tensor:
         x = s[l] if a.z_h is None else s[l] * a.z_h[:, -half]

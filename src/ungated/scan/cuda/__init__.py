@@ -15,20 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ungated.cells import GRUCell, LSTMCell, RRUCell
+from ungated.cells import GRUCell, LSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise
 from ungated.scan.conditions import HALF, autocast_dtype
-from ungated.scan.cuda import gru, kernel, lstm, rru
+from ungated.scan.cuda import gru, kernel, lstm, rhn, rru
 from ungated.scan.cuda.plan import Work
 
 SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
     RRUCell: rru.rru_scan,
+    RHNCell: rhn.rhn_scan,
     GRUCell: gru.gru_scan,
     LSTMCell: lstm.lstm_scan,
 }
 
 _WORKS: dict[type[Cell], Callable[..., tuple[Work, Work]]] = {
     RRUCell: rru.works,
+    RHNCell: rhn.works,
     GRUCell: gru.works,
     LSTMCell: lstm.works,
 }
@@ -47,6 +49,8 @@ def why_not_cuda(cell: Cell, known: type[Cell], drive: Tensor, noise: Noise) -> 
         return "it does not compute in torch.float64"
     if getattr(cell, "output_relu", False):
         return "it has no ReLU over c"
+    if isinstance(cell, RHNCell) and noise is not None and noise[1].shape[1] > 1:
+        return "it has one mask for H and T"
     return ""
 
 

@@ -36,6 +36,8 @@ _ARGUMENTS = {
     "gru_before_backward": ("", "", "h0 W_hg W_hc features gates h grad_features grad_h G_z G_h0"),
     "gru_after_forward": ("save", "", "h0 W_hg W_hc b_hc features last gates h q"),
     "gru_after_backward": ("", "", "h0 W_hg W_hc features gates h q grad_features grad_h G_z G_c G_h0"),
+    "rhn_forward": ("save", "", "s0 R_H R_T b_H b_T features last gates inner s"),
+    "rhn_backward": ("", "", "s0 R_H R_T features gates inner s grad_features grad_s G_z G_s0"),
     "rru_backward": ("", "", "W_h W_k W_c s Z a r d inner V grad_d grad_h G_a G_k G_h mean"),
 }
 _SPOILED = 3
