@@ -4,7 +4,8 @@
 
 Parts: barriers (meetings of blocks across the GPU and in clusters), gather (all blocks reading the same from L2), peers
 (nn.LSTM and nn.GRU), eager (the RRU's loop as it is and as a CUDA graph), ours (this package's paths beside them),
-flashrnn (where it is installed). Each stands alone: one that fails is kept as its error. Medians of several runs.
+plans (layouts of the kernels, the model's times beside the GPU's), flashrnn (where it is installed). Each stands alone:
+one that fails is kept as its error. Medians of several runs.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 import ungated
+from ungated.scan import cuda
+from ungated.scan.cuda import kernel, plan
 from ungated.scan.cuda.cubins import cubin
 from ungated.scan.cuda.driver import Function
 
@@ -227,10 +231,9 @@ def ours() -> dict[str, Any]:
         "nn.GRU 768": (lambda: nn.GRU(768, 768).cuda(), 1024, 16, 768),
     }
     for name, (make, T, B, m) in cases.items():
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            for path in ("cuda", "auto") if name.startswith("nn.") else ("cuda", "triton", "graph"):
-                if name.startswith("nn.") and path == "cuda":
-                    continue
+        peer = name.startswith("nn.")
+        for dtype in (torch.float32, torch.bfloat16, *((torch.float16,) if peer else ())):
+            for path in ("auto",) if peer else ("cuda", "triton", "graph") if name == "rru 2.6M" else ("cuda",):
                 key = f"{name}, {str(dtype).removeprefix('torch.')}, {path}"
                 try:
                     layer, x = make().to(dtype), torch.randn(T, B, m, device="cuda", dtype=dtype)
@@ -243,6 +246,38 @@ def ours() -> dict[str, Any]:
                 except Exception as error:
                     found[key] = str(error).partition("\n")[0]
     return found
+
+
+def plans() -> dict[str, Any]:
+    """The plans that the model finds best, timed: microseconds a step forward, the model's beside the GPU's."""
+    found: dict[str, Any] = {}
+    cases = {
+        "rru 2.6M": (_rru, 200, 16, 88),
+        "rru 70K": (lambda: _rru(1, 115, 2.0), 784, 64, 1),
+        "lstm 768": (lambda: ungated.LSTM(128, 768).cuda(), 200, 16, 128),
+    }
+    for name, (make, T, B, m) in cases.items():
+        layer, x = make().bfloat16(), torch.randn(T, B, m, device="cuda", dtype=torch.bfloat16)
+        rows = []
+        for made in _best_plans(layer.cells[0], B):
+            with mock.patch.object(kernel, "plan", lambda *_, made=made: made), torch.no_grad():  # type: ignore[misc]
+                kernel._prepared.cache_clear()
+                shape = f"rows {made.rows}, blocks {made.ctas}, warps {made.warps}"
+                try:
+                    with ungated.backend("cuda"):
+                        measured = 1e3 * milliseconds(partial(layer, x), 5, 0.3) / T
+                    rows.append({"plan": shape, "model": made.nanoseconds / 1e3, "measured": round(measured, 2)})
+                except Exception as error:
+                    rows.append({"plan": shape, "error": str(error).partition("\n")[0]})
+        kernel._prepared.cache_clear()
+        found[name] = rows
+    return found
+
+
+def _best_plans(cell: Any, batch: int, count: int = 10) -> list[plan.Plan]:
+    (work, _), device = cuda._WORKS[type(cell)](cell, False, False), kernel._gpu.device(0)
+    made = {(p.rows, p.ctas, p.warps): p for p in plan._candidates(work, "BF16", batch, device) if p}
+    return sorted(made.values(), key=lambda one: one.nanoseconds)[:count]
 
 
 def flashrnn() -> dict[str, Any]:
@@ -259,7 +294,7 @@ def flashrnn() -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    part.__name__: part for part in (barriers, gather, eager, ours, peers, flashrnn)
+    part.__name__: part for part in (barriers, gather, ours, plans, eager, peers, flashrnn)
 }
 
 
