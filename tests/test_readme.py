@@ -17,6 +17,7 @@ from ungated.lab import compare
 from ungated.lab.cli import app, main
 from ungated.lab.commands.options import name_and_settings
 from ungated.lab.reports.readme import with_tables
+from ungated.lab.reports.study_summary import studies_page
 from ungated.lab.training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -154,3 +155,8 @@ def test_tables_are_what_the_files_say() -> None:
     assert with_tables(README, ROOT / "results", ROOT / "benchmarks") == README, (
         "run: ungated report --readme README.md"
     )
+
+
+def test_page_of_studies_is_what_the_files_say() -> None:
+    page = (ROOT / "results" / "studies" / "README.md").read_text(encoding="utf-8")
+    assert studies_page(ROOT / "results") == page, "run: ungated report STUDY --collect"

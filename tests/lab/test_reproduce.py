@@ -113,7 +113,7 @@ def test_from_studies_to_report(tiny: None, capsys: pytest.CaptureFixture[str]) 
     assert Path("made/figure-6-small/runs/0000/result.json").stat().st_mtime_ns == before
     assert main(["report", "made", "--collect", "--out", "page.html"]) == 0
     assert sorted(path.name for path in Path("results/studies").iterdir()) == [
-        *("figure-6-small.csv", "figure-6-small.json", "figure-6-small.png"),
+        *("README.md", "figure-6-small.csv", "figure-6-small.json", "figure-6-small.png"),
     ]
     assert main(["report", "--out", "kept.html"]) == 0
     assert Path("kept.html").read_text().count("Scaled down: tiny.") >= 1

@@ -99,9 +99,11 @@ def _kept(results: Path) -> tuple[list[Record], list[StudyReport]]:
 
 
 def _keep(records: Sequence[Record], studies: Sequence[StudyReport], results: Path, name: str | None) -> None:
+    from ungated.lab.files import atomic_write_text
     from ungated.lab.reports.kept_studies import keep_study
     from ungated.lab.reports.records import collect
     from ungated.lab.reports.study_figures import study_drawings
+    from ungated.lab.reports.study_summary import studies_page
 
     for record in records:
         note(f"kept {collect(record, results, name)}")
@@ -110,6 +112,8 @@ def _keep(records: Sequence[Record], studies: Sequence[StudyReport], results: Pa
         note(f"kept {path}")
         for drawing in study_drawings(study):
             note(f"kept {' and '.join(map(str, drawing.save(path.parent, ('png', 'csv'))))}")
+    if studies:
+        atomic_write_text(results / "studies" / "README.md", studies_page(results))
 
 
 def _write_page(out: Path, records: Sequence[Record], studies: Sequence[StudyReport]) -> None:

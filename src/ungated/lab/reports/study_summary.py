@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
-from ungated.lab.reports.kept_studies import StudyReport
+from ungated.lab.reports.kept_studies import StudyReport, load_studies
 from ungated.lab.reports.metrics import metric_named
 from ungated.lab.reports.points import SELECTIONS, Point, by_label, selected
 from ungated.lab.reports.study_figures import dataset_of, study_points
@@ -43,6 +44,12 @@ def _lines(report: StudyReport, metric: str) -> list[tuple[str, str, Point]]:
             if best is not None:
                 lines.append((label, selection, best))
     return lines
+
+
+def studies_page(results: str | Path) -> str:
+    """The text of RESULTS/studies/README.md: every kept study, its figures from the same folder."""
+    head = "# Studies\n\nWritten by `ungated report STUDY --collect` from the files of this folder.\n\n"
+    return head + reports_markdown(list(load_studies(results).values()))
 
 
 def reports_markdown(reports: Sequence[StudyReport], figures: str = "") -> str:
