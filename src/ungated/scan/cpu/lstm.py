@@ -9,10 +9,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ungated.cells.lstm import LSTMCell
+from ungated.scan.cpu.batched import batched
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.lstm_torch import _Arguments, _reference
 from ungated.scan.pages import on_huge_pages
-from ungated.scan.products import batched
 from ungated.scan.scan_op import Gradient, scan_op
 
 
