@@ -46,7 +46,7 @@ def blocks(B: int, n: int, g: int) -> Blocks:
     """Tiles of at least 16 rows and columns, as the matrix units take; as many programs as a large GPU has parts."""
     rows = _tile(B, 64)
     wide, thin = _tile(g, 64 if rows == 64 else 32), _tile(n, 32)
-    inner_g, inner_n = _tile(g, 64), _tile(n, 32 if rows == 64 else 64)
+    inner_g, inner_n = _tile(g, 64), _tile(n, 32)  # 64 along n, with all partial sums, spills registers
     programs = -(-n // thin) * -(-B // rows)
     return Blocks(rows, wide, thin, inner_g, inner_n, max(1, min(8, 128 // programs, -(-g // inner_g))))
 
