@@ -242,9 +242,15 @@ def test_wrong_words(words: tuple[str, ...], sentence: str, capsys: pytest.Captu
     assert sentence in capsys.readouterr().err
 
 
-def test_progress_names_cases_and_goals(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("load", "busy"), [([0.1, 9.0, 9.0], False), ([2.5, 0.0, 0.0], True), ([], False)])
+def test_progress_names_cases_and_goals_and_a_busy_machine(
+    load: list[float], busy: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ungated.lab.bench.machine.load", lambda: load)
     assert main(["bench", "--case", "train", "--rounds", "1"]) == 0
     lines = capsys.readouterr().err.splitlines()
+    assert ("load 2.5" in lines[0]) == busy
+    del lines[:busy]
     assert lines[0] == "1 of 1: train"
     assert "nn.LSTM" in lines[1]
     assert any("at most 0.5" in line for line in lines)

@@ -54,6 +54,7 @@ def bench(
 
     Ctrl-C keeps what was measured. For figures worth keeping, let nothing else run meanwhile.
     """
+    from ungated.lab.bench.machine import load
     from ungated.lab.bench.session import Settings, check_cases, run
     from ungated.lab.commands.bench_display import make_display
     from ungated.lab.files import atomic_write_json, atomic_write_text
@@ -70,6 +71,8 @@ def bench(
     settings = Settings(
         str(chosen), tuple(cases or ()), rounds, threads, tuple(dtypes or ()), quick, compile_limit, seed
     )
+    if not quiet and (busy := load()) and busy[0] > 0.5:
+        note(f"other work is under way here (load {busy[0]:g}): the figures will say less about the code")
     record: dict[str, Any] = {}
 
     def keep(measured: dict[str, Any]) -> None:
