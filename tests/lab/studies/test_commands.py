@@ -10,8 +10,8 @@ import pytest
 
 from ungated.lab.cli import main
 from ungated.lab.studies.leases import FileLeases
+from ungated.lab.studies.opening import open_trials
 from ungated.lab.studies.study import create_study
-from ungated.lab.studies.team import open_trials
 from ungated.lab.studies.worker import Worker
 
 from .conftest import TINY, MakeStudy

@@ -10,11 +10,11 @@ import pytest
 
 from ungated.lab.errors import Interrupted, StudyError
 from ungated.lab.studies.journal import open_journal
+from ungated.lab.studies.opening import open_trials
 from ungated.lab.studies.rebuild import enter_known
 from ungated.lab.studies.spaces import Dimension
 from ungated.lab.studies.storage import Trials, check_storage, open_storage
 from ungated.lab.studies.study import Study
-from ungated.lab.studies.team import open_trials
 
 from .conftest import MakeStudy
 

@@ -12,9 +12,10 @@ import pytest
 
 from ungated.lab.errors import StudyError
 from ungated.lab.studies.leases import FileLeases, Lease
+from ungated.lab.studies.opening import open_trials
 from ungated.lab.studies.outcome import read_study
 from ungated.lab.studies.study import Study, create_study, open_study
-from ungated.lab.studies.team import open_trials, run_study
+from ungated.lab.studies.team import run_study
 from ungated.lab.training.run import RunDirectory
 from ungated.lab.training.train import train
 from ungated.lab.workers import Watcher

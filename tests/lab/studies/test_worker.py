@@ -14,10 +14,10 @@ from ungated.lab.errors import DataMissingError, Interrupted, LabError
 from ungated.lab.files import FileLock
 from ungated.lab.studies import worker as worker_module
 from ungated.lab.studies.leases import FileLeases, Lease, Watch
+from ungated.lab.studies.opening import open_trials
 from ungated.lab.studies.outcome import read_study
 from ungated.lab.studies.spaces import Dimension
 from ungated.lab.studies.study import Study
-from ungated.lab.studies.team import open_trials
 from ungated.lab.studies.worker import Worker
 
 from .conftest import MakeStudy
@@ -169,7 +169,7 @@ def test_data_that_are_missing_end_the_worker_and_not_the_runs(
 def test_a_worker_that_slept_too_long_notices_and_writes_nothing(
     make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = make_study(axes={"max_epochs": (400,)})
+    study = make_study(axes={"max_epochs": (4000,)})
     worker, said = hired(study, heartbeat=0.2)
     leases = FileLeases(study.directory.leases)
     stolen = threading.Event()
@@ -177,12 +177,16 @@ def test_a_worker_that_slept_too_long_notices_and_writes_nothing(
     def steal() -> None:
         while (0, "epoch") not in said:
             time.sleep(0.01)
-        leases.write(0, Lease("another", 0, 0.2))
         worker.trials.take = lambda number: False  # type: ignore[method-assign]
         stolen.set()
+        while (0, "left") not in said and (0, "finished") not in said:  # until no renewal comes in between
+            leases.write(0, Lease("another", 0, 0.2))
+            time.sleep(0.02)
 
-    threading.Thread(target=steal).start()
+    thief = threading.Thread(target=steal, daemon=True)
+    thief.start()
     worker.work(lambda: (0, "left") in said)
+    thief.join(60)
     assert stolen.is_set() and said[-1] == (0, "left")
     assert leases.read()[0].owner == "another", "the lease of the other is left alone"
     assert open_trials(study, None).running() == [0]

@@ -181,10 +181,10 @@ def status(directory: StudyPath, as_json: AsJson = False, debug: Debug = False) 
 )
 def collect(directory: StudyPath, storage: Storage = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Bring what other machines have finished from the server into the study's directory, all but the weights."""
+    from ungated.lab.studies.opening import open_trials
     from ungated.lab.studies.rebuild import collect as bring
     from ungated.lab.studies.storage import check_storage, is_server
     from ungated.lab.studies.study import open_study
-    from ungated.lab.studies.team import open_trials
 
     check_storage(storage, 1)
     if not is_server(storage):

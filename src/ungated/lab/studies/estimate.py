@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,9 @@ from ungated.lab.training.train import train
 
 #: Updates that are timed, after one that is not; fewer where they take longer than this many seconds.
 UPDATES, LONGEST = 3, 10.0
+
+#: So many epochs are no limit that a run with patience would reach.
+_UNLIMITED = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,29 +61,39 @@ def estimate(
     """
     checker = Checker(data_dir)
     cells = {label: _Line(study, label, checker, device, data_dir, threads) for label in study.definition.labels}
-    planned = []
+    ends = [seconds for line in cells.values() for seconds in line.ends]
+    planned, epochs = [], []
+    least, most = 0.0, 0.0
     for point in study.points:
         if study.definition.kind == "tpe":
+            recipe, seconds = study.recipes[point.cell], sum(ends) / len(ends)
             planned.append(Planned(point, None, None, None))
-            continue
-        recipe = study.recipe(point)
-        hidden_size, parameters = checker.size(recipe)
-        planned.append(Planned(point, hidden_size, parameters, cells[point.cell].at(parameters)))
-    training = next(iter(study.recipes.values())).training
-    most_epochs = training.max_epochs if training.patience is None or training.max_epochs < 10_000 else None
-    least_epochs = training.max_epochs
-    if training.patience is not None:
-        least_epochs = min(training.max_epochs, training.patience + 1)
-    ends = [seconds for line in cells.values() for seconds in line.ends]
-    whole = sum(entry.epoch_seconds if entry.epoch_seconds is not None else sum(ends) / len(ends) for entry in planned)
+        else:
+            recipe = study.recipe(point)
+            hidden_size, parameters = checker.size(recipe)
+            seconds = cells[point.cell].at(parameters)
+            planned.append(Planned(point, hidden_size, parameters, seconds))
+        epochs.append(_epochs(recipe))
+        least += seconds * epochs[-1][0]
+        most += seconds * epochs[-1][1]
+    longest = max(high for _, high in epochs)
     return Estimate(
         planned=planned,
         epoch_seconds=(min(ends), max(ends)),
-        least_epochs=least_epochs,
-        most_epochs=most_epochs,
-        least=whole * least_epochs,
-        most=None if most_epochs is None else whole * most_epochs,
+        least_epochs=min(low for low, _ in epochs),
+        most_epochs=None if math.isinf(longest) else int(longest),
+        least=least,
+        most=None if math.isinf(most) else most,
     )
+
+
+def _epochs(recipe: Recipe) -> tuple[int, float]:
+    """The fewest and the most epochs of a run; infinity where patience alone ends it."""
+    training = recipe.training
+    if training.patience is None:
+        return training.max_epochs, training.max_epochs
+    most = math.inf if training.max_epochs >= _UNLIMITED else training.max_epochs
+    return min(training.max_epochs, training.patience + 1), most
 
 
 class _Line:

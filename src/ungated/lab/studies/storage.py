@@ -218,9 +218,8 @@ def _open_server(url: str) -> BaseStorage:
     except ImportError as error:
         raise StudyError("a server as storage needs more packages: pip install 'ungated[lab,postgres]'") from error
     address = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    options: dict[str, Any] = {
-        "pool_pre_ping": True
-    }  # a connection that the server has dropped is noticed and replaced
+    # A connection for each call: none that the server has dropped in between, and few at a time however many workers.
+    options: dict[str, Any] = {"poolclass": sqlalchemy.pool.NullPool}
     if address.startswith("postgresql"):
         options["connect_args"] = {"connect_timeout": 10}
     for attempt in range(_ATTEMPTS):

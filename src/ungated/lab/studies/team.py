@@ -17,9 +17,10 @@ from typing import Any
 from ungated.lab.errors import Interrupted, LabError, StudyError
 from ungated.lab.files import FileLock
 from ungated.lab.studies.leases import HEARTBEAT, Leases, Watch
+from ungated.lab.studies.opening import check_same_storage, open_trials
 from ungated.lab.studies.outcome import StudyOutcome, read_study
 from ungated.lab.studies.rebuild import collect, enter_known
-from ungated.lab.studies.storage import PATIENCE, Trials, check_storage, is_server, open_storage, without_password
+from ungated.lab.studies.storage import PATIENCE, Trials, check_storage, is_server
 from ungated.lab.studies.study import Study, open_study
 from ungated.lab.studies.worker import Report, Worker, leases_of
 from ungated.lab.training.run import RunDirectory
@@ -59,7 +60,7 @@ def run_study(
     data, device.
     """
     check_storage(storage, workers)
-    _check_same_storage(study, storage)
+    check_same_storage(study, storage)
     terms = Terms(
         directory=str(study.directory),
         storage=storage,
@@ -81,34 +82,6 @@ def run_study(
     if is_server(storage):
         collect(study, trials)
     return read_study(study.directory.path)
-
-
-def _check_same_storage(study: Study, storage: str | None) -> None:
-    """Refuse to hand out, from the journal, runs that a server hands out too; remember the server."""
-    known = study.directory.read_server()
-    if is_server(storage):
-        study.directory.write_server(without_password(str(storage)))
-    elif known is not None:
-        raise StudyError(
-            f"the runs of {study.directory} are handed out by {known}: name it with --storage or UNGATED_STORAGE, or"
-            f" remove {study.directory}/server.json if it is no more"
-        )
-
-
-def open_trials(
-    study: Study, storage: str | None, stop: Callable[[], bool] = lambda: False, *, patience: float = 0.0
-) -> Trials:
-    """The study's trials in a storage, made if need be; tried again for `patience` seconds. Raises StudyError."""
-    began = time.monotonic()
-    while True:
-        try:
-            opened = open_storage(storage, study.directory.journal)
-        except StudyError:
-            if stop() or time.monotonic() - began >= patience:
-                raise
-            time.sleep(1.0)
-        else:
-            return Trials(opened, study.identity, len(study.points), stop=stop)
 
 
 class Team:

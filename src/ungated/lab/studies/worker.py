@@ -47,13 +47,8 @@ class Worker:
         report: Report = lambda number, what, value: None,
     ) -> None:
         self.study, self.trials, self.leases = study, trials, leases
-        self.shared, self.heartbeat, self.device, self.data_dir, self.report = (
-            shared,
-            heartbeat,
-            device,
-            data_dir,
-            report,
-        )
+        self.shared, self.heartbeat = shared, heartbeat
+        self.device, self.data_dir, self.report = device, data_dir, report
         self.owner = new_owner()
         self._stop: Callable[[], bool] = lambda: False
 
@@ -83,8 +78,9 @@ class Worker:
     def _run(self, number: int) -> None:
         """Bring one run to its end, or give it back."""
         try:
-            with self._held(number) as held:
-                self._train(number, held)
+            with self._held(number) as lost:
+                self._train(number, lost)
+            self.leases.drop(number)  # after the last renewal
         except LeaseLost:
             self.report(number, "left", None)  # it is another's now: nothing is said about it
         except RunBusyError:
@@ -151,7 +147,7 @@ class Worker:
         except Exception as error:  # one run's own trouble: out of memory, a cell of one's own that fails
             self._fail(number, _words(error))
         else:
-            self.finish(number, result)
+            self._finish(number, result)
 
     def _point(self, number: int) -> tuple[Point, Recipe]:
         """What run `number` is: as it was begun before, or as the study lists or draws it now."""
@@ -175,7 +171,7 @@ class Worker:
         self.trials.note(number, "run", record)
         return point, recipe
 
-    def finish(self, number: int, result: Mapping[str, Any]) -> None:
+    def _finish(self, number: int, result: Mapping[str, Any]) -> None:
         """Say how a run that has its result ended."""
         self._end(number, self.study.objective_value(result))
         self.report(number, "finished", dict(result))
@@ -188,7 +184,6 @@ class Worker:
     def _end(self, number: int, value: float | None) -> None:
         if not self.shared:
             self.trials.note(number, "files", kept_files(self.study.directory, number))
-        self.leases.drop(number)
         self.trials.finish(number, value)
 
 
