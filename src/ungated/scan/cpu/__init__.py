@@ -1,8 +1,8 @@
 """Cells along time by a small C++ library, compiled at first use: float32 on the CPU.
 
 engine/ holds the source, one file a cell beside what they share: vec.h one register, product.h packed products,
-team.h threads. compiler.py makes a library of it, library.py calls it, and each cell's file here stands between the
-library and torch.
+team.h threads, batched.cpp the gradients of weights. compiler.py makes a library of each, library.py and batched.py
+call them, and each cell's file here stands between its library and torch.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ungated.cells import CELLS, GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise
+from ungated.scan.cpu.batched import product_library
 from ungated.scan.cpu.compiler import Unavailable
 from ungated.scan.cpu.gru import gru_scan
 from ungated.scan.cpu.library import engine
-from ungated.scan.cpu.lstm import lstm_scan
+from ungated.scan.cpu.lstm import lstm_layer, lstm_scan
 from ungated.scan.cpu.mogrifier import mogrifier_scan
 from ungated.scan.cpu.rhn import rhn_scan
 from ungated.scan.cpu.rru import rru_layer, rru_scan
@@ -34,7 +35,7 @@ SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
 }
 
 #: As SCANS, from a layer's input to its output.
-LAYERS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {RRUCell: rru_layer}
+LAYERS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {RRUCell: rru_layer, LSTMCell: lstm_layer}
 
 _logger = logging.getLogger("ungated")
 _said: set[str] = set()
@@ -69,6 +70,7 @@ unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _tried(name: str) -> str:
     try:
         engine(name)
+        product_library()  # the way back needs it too, and may not fail then
     except Unavailable as error:
         reason = str(error)
         if reason not in _said:

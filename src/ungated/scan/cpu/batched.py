@@ -47,7 +47,7 @@ class Sums:
                 given |= {f"{name}_{i}": tensor, f"{name}_{i}_n": tensor.shape[1], f"{name}_{i}_ld": tensor.stride(0)}
         given |= {f"out_{i}{j}": product for i, row in enumerate(self.products) for j, product in enumerate(row)}
         given |= {f"sums_{j}": total for j, total in enumerate(self.totals)}
-        made = _library()
+        made = product_library()
         if made.function("run")(ctypes.byref(made.arguments(given)), library.thread_count(), made.omp):
             raise MemoryError("no memory or no thread for a product")
 
@@ -60,7 +60,8 @@ def batched(left: Tensor, right: Tensor) -> Tensor:
 
 
 @cache
-def _library() -> Library:
+def product_library() -> Library:
+    """Raises Unavailable."""
     return Library("batched")
 
 

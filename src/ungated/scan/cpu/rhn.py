@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ungated.cells.rhn import RHNCell
-from ungated.scan.cpu.batched import batched
+from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.pages import on_huge_pages
 from ungated.scan.rhn_torch import _Arguments, _reference
@@ -66,25 +66,19 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     _scan(made, a)(backward=True, **given, grad_z=G_z, grad_s0=G_s)
 
     @cache
-    def by_R(l: int) -> Tensor:
+    def sums(l: int) -> Sums:
         s = made.s[:-1] if l == 0 else made.inner[l - 1]
-        return batched(s if a.z_h is None else s * a.z_h[:, 0], G_z[l])
-
-    @cache
-    def by_b(l: int) -> Tensor:
-        return G_z[l].sum((0, 1))
+        found = Sums()
+        found.add([s if a.z_h is None else s * a.z_h[:, 0]], G_z[l].chunk(2, -1))
+        return found
 
     return [
         lambda: G_z[0],
         lambda: G_s,
         *(None for mask in (a.z_h, a.lengths) if mask is not None),
-        *(partial(_part, by, l, k) for by in (by_R, by_b) for k in (0, 1) for l in range(depth)),
+        *(partial(lambda l, k: sums(l).products[0][k], l, k) for k in (0, 1) for l in range(depth)),
+        *(partial(lambda l, k: sums(l).totals[k], l, k) for k in (0, 1) for l in range(depth)),
     ]
-
-
-def _part(by: Callable[[int], Tensor], l: int, k: int) -> Tensor:
-    """That of H (k = 0) or of T (k = 1)."""
-    return by(l).chunk(2, -1)[k].contiguous()
 
 
 _op = scan_op(
