@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ungated
-from ungated.scan import BACKENDS, chosen_backend, scan
+from ungated.scan import BACKENDS, PATHS, chosen_backend, scan
 
 
 def test_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +76,14 @@ def test_a_path_that_is_forced_gives_the_reference_s_result_or_says_why_not(name
             return
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(scan(cell, drive, state, backend=name), want)
+
+
+def test_a_path_that_is_not_written_for_a_cell_says_so() -> None:
+    missing = [
+        (path, name) for path, cells in PATHS.items() for name, cell in ungated.CELLS.items() if cell not in cells
+    ]
+    for path, name in missing:
+        cell = ungated.CELLS[name](2, 3)
+        with pytest.raises(RuntimeError, match=f"it is not written for {type(cell).__name__}"):
+            scan(cell, cell.project(torch.zeros(5, 1, 2)), cell.initial_state(1), backend=path)
+    assert missing, "every path runs every cell: this test can go"

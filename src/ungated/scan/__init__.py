@@ -132,8 +132,10 @@ def choose(
         known = next((known for known in written if type(cell).step is known.step), None)
         if name == "auto" and drive.shape[0] < _FEWEST_STEPS:
             reason = "it gains nothing in so few time steps"
-        elif known is None or "step" in cell.__dict__:
+        elif "step" in cell.__dict__ or all(type(cell).step is not other.step for other in PATHS["torch"]):
             reason = f"{type(cell).__name__} has a step of its own"
+        elif known is None:
+            reason = f"it is not written for {type(cell).__name__}"
         else:
             reason = why_not(drive, state, noise, lengths, cell.parameters())
             if path in _CONDITIONS:
