@@ -1,6 +1,7 @@
-// Stands in for kernels/device.h on a machine without a GPU: every thread of a grid is a fiber of one processor, and the
-// matrix instructions are computed from what the lanes of a warp bring. Warps run in an order drawn anew for every visit,
-// up to their next barrier, so that a missing barrier shows as a wrong result; a grid that cannot go on ends with an error.
+// Stands in for kernels/device.h on a machine without a GPU: every thread of a grid is a fiber of one processor, and
+// the matrix instructions are computed from what the lanes of a warp bring. Warps run in an order drawn anew for
+// every visit, up to their next barrier, so that a missing barrier shows as a wrong result; a grid that cannot go on
+// ends with an error.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-// What the kernels take from the GPU itself, in inline PTX: no header is needed. Whatever stands in for this file may run
-// the kernels elsewhere.
+// What the kernels take from the GPU itself, in inline PTX: no header is needed. Whatever stands in for this file may
+// run the kernels elsewhere.
 
 
 typedef unsigned short Half;  // the bits of a bfloat16 or of a half
@@ -16,7 +16,8 @@ inline void warp_barrier() { __syncwarp(); }
 inline float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 inline unsigned char* shared() { return reinterpret_cast<unsigned char*>(shared_memory); }
 
-// What the compiler cannot know: a loop that it sees is short, it unrolls whatever it is told, and takes seconds over it.
+// What the compiler cannot know: a loop that it sees is short, it unrolls whatever it is told, and takes seconds over
+// it.
 inline int unknown(int x) {
   asm volatile("" : "+r"(x));
   return x;
@@ -35,7 +36,9 @@ inline float load_exchanged(const float* from) {
 }
 
 // What this block wrote before is seen by whoever sees the count.
-inline void count_up(unsigned* counter) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
+inline void count_up(unsigned* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
 inline unsigned count_of(const unsigned* counter) {
   unsigned x;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(counter) : "memory");

@@ -32,8 +32,8 @@ inline int row_at(int row, int k) {
   return (row * 4 + k % 8 / 2) * 16 + (k / 16 * 2 + k % 16 / 8) * 4 + k % 2 * 2;
 }
 
-// sum += a block of weights times a block of NT times eight rows: thread (g, q) = (lane / 4, lane % 4) has the results of
-// columns g and g + 8 for the rows 2q and 2q + 1. stage: room of the warp's own, for FP32.
+// sum += a block of weights times a block of NT times eight rows: thread (g, q) = (lane / 4, lane % 4) has the
+// results of columns g and g + 8 for the rows 2q and 2q + 1. stage: room of the warp's own, for FP32.
 template <int NT>
 inline void multiply_block(float (&sum)[NT][4], const Quad* weights, const Quad (&rows)[NT], int lane, float* stage) {
   if (MODE == FP32) {

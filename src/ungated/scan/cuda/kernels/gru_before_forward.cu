@@ -1,5 +1,5 @@
-// The GRU with its reset gate before the product, along time; notation as in cells/gru.py. A block has the same units in
-// both products, and keeps what the second phase needs of the first.
+// The GRU with its reset gate before the product, along time; notation as in cells/gru.py. A block has the same units
+// in both products, and keeps what the second phase needs of the first.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_constant__ Arguments x) {
   Team m(x);

@@ -1,4 +1,5 @@
-// The way back of the LSTM along time; notation and gradients as in scan/lstm_torch.py. x.c is the state after each step.
+// The way back of the LSTM along time; notation and gradients as in scan/lstm_torch.py. x.c is the state after each
+// step.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_constant__ Arguments x) {
   Team m(x);
@@ -7,7 +8,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
   if (STREAMED && !m.meet_all(x.blocks)) return;
 
   constexpr int MINE = per_thread<Step>;
-  float G_c[MINE], G_h[MINE], gates[MINE][4], mask[MINE], c[MINE], kept[MINE];  // kept: past steps that a row did not take
+  float G_c[MINE], G_h[MINE], gates[MINE][4], mask[MINE], c[MINE];
+  float kept[MINE];  // past steps that a row did not take
   long long end[MINE];
   auto load = [&](long long t, int i, int unit, int row) {  // what the gates of step t need
     const long long at = t * B + m.first + row, own = (m.first + row) * n + unit;

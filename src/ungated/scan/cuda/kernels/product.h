@@ -1,6 +1,7 @@
 // A phase: a product of exchanged activations with the columns of a weight that a block owns, and what follows it for
-// each of its units. A product P has K terms and N units of GATES columns; a block owns UNITS units, whose columns lie
-// side by side in TILES tiles. Warps divide the terms (WK ways) and the tiles; what they found is added in a fixed order.
+// each of its units. A product P has K terms and N units of GATES columns; a block owns UNITS units, whose columns
+// lie side by side in TILES tiles. Warps divide the terms (WK ways) and the tiles; what they found is added in a
+// fixed order.
 
 
 // Column `unit * GATES + gate` of tile-wise weights in the team's memory, padded with zeros. value(k, unit, gate).
@@ -23,7 +24,8 @@ inline Quad* slab(const Team& m, int which = 0) {
   constexpr int SIZE = P::TILES * P::BLOCKS * WEIGHTS;
   Quad* near = reinterpret_cast<Quad*>(m.local + P::SLAB_AT) + which * SIZE;
   if (P::RESIDENT == P::COUNT) return near;
-  Quad* far = reinterpret_cast<Quad*>(m.x.scratch) + P::SCRATCH_AT / 16 + static_cast<long long>(which * CTAS + m.rank) * SIZE;
+  Quad* far = reinterpret_cast<Quad*>(m.x.scratch) + P::SCRATCH_AT / 16;
+  far += static_cast<long long>(which * CTAS + m.rank) * SIZE;
   return which < P::RESIDENT ? near : far;
 }
 
@@ -118,11 +120,17 @@ inline void multiply(const Team& m, const Quad* weights, const Quad* in) {
   }
 }
 
-// One phase. before() may load what does not wait for others' activations; after() runs when the product is done, before
-// its results are seen; apply(i, unit, row, own, sums of the gates) hands activations on; finish() writes what no other
-// block waits for. False: a block never came.
+// One phase, in this order, where f stands for f(i, unit, row, own unit) of every result of this thread:
+//   before f   loads what does not wait for other blocks' activations
+//   during()   loads what does, beside the product
+//   after()    the product is done; its results are seen after a barrier
+//   apply f    takes the sums of the unit's gates too, and hands activations on
+//   close()    hands on what is not of one result
+//   finish f   writes what no other block waits for
+// False: a block never came.
 template <class P, class Before, class During, class After, class Apply, class Close, class Finish>
-inline bool phase(Team& m, const Quad* weights, const unsigned char* in, Before before, During during, After after, Apply apply, Close close, Finish finish) {
+inline bool phase(Team& m, const Quad* weights, const unsigned char* in, Before before, During during, After after,
+                  Apply apply, Close close, Finish finish) {
   each<P>(m, before);
   if (!m.wait()) return false;
   during();

@@ -1,5 +1,5 @@
-// The way back of the RHN along time; notation and gradients as in scan/rhn_torch.py. The phase of micro-step l takes the
-// gradients by its gates, and ends with those by the gates of the micro-step before it.
+// The way back of the RHN along time; notation and gradients as in scan/rhn_torch.py. The phase of micro-step l takes
+// the gradients by its gates, and ends with those by the gates of the micro-step before it.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_constant__ Arguments x) {
   Team m(x);

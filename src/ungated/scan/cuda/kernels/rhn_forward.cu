@@ -3,7 +3,9 @@
 extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_constant__ Arguments x) {
   Team m(x);
   const long long B = x.B, n = Micro::N;
-  lay_out_all<Micro>(m, [&](int l, int k, int unit, int gate) { return (gate ? x.R_T : x.R_H)[(l * n + k) * n + unit]; });
+  lay_out_all<Micro>(m, [&](int l, int k, int unit, int gate) {
+    return (gate ? x.R_T : x.R_H)[(l * n + k) * n + unit];
+  });
   if (STREAMED && !m.meet_all(x.blocks)) return;
 
   constexpr int MINE = per_thread<Micro>;

@@ -9,7 +9,9 @@ inline float warp_sum(float x) {
 }
 
 inline float* row_parts(const Team& m) { return reinterpret_cast<float*>(m.exchange + ROW_PARTS_AT); }  // (ROWS, CTAS)
-inline float& row_term(const Team& m, int row, int own) { return reinterpret_cast<float*>(m.local + ROW_TERMS_AT)[row * ROW_TERMS + own]; }
+inline float& row_term(const Team& m, int row, int own) {
+  return reinterpret_cast<float*>(m.local + ROW_TERMS_AT)[row * ROW_TERMS + own];
+}
 inline float& row_value(const Team& m, int row) { return reinterpret_cast<float*>(m.local + ROW_VALUES_AT)[row]; }
 
 // This block's parts of the sums, from the terms of its units of P.

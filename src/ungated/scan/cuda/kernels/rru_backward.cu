@@ -25,7 +25,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
   for (long long t = x.T - 1; t >= 0; t--) {
     const long long at = t * B + m.first;
     {
-      float given[per_thread<ToMiddle>], mask[per_thread<ToMiddle>], gate[per_thread<ToMiddle>], a[per_thread<ToMiddle>];
+      constexpr int MINE = per_thread<ToMiddle>;
+      float given[MINE], mask[MINE], gate[MINE], a[MINE];
       bool there = phase<ToMiddle>(
           m, slab<ToMiddle>(m), exchanged<G>(m, 0),
           [&](int i, int unit, int row, int) {
@@ -93,7 +94,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
           if (NORMALIZE) dots.add(m, [&](float sum, int) { return sum / g; });
         },
         [&](int i, int unit, int row, int, const float* sums) {
-          G_h[i] = (t < end[i] ? s[i] * G_h[i] : G_h[i]) + r[i] * (NORMALIZE ? sums[0] - r[i] * row_value(m, row) * V[i] : sums[0]);
+          const float along_y = NORMALIZE ? r[i] * row_value(m, row) * V[i] : 0.0f;
+          G_h[i] = (t < end[i] ? s[i] * G_h[i] : G_h[i]) + r[i] * (sums[0] - along_y);
           hand_on<G>(m, 0, unit, row, t - 1 < end[i] ? G_h[i] : 0.0f);
         },
         Nothing(), [&](int i, int unit, int row, int) { x.G_h[(at + row) * n + unit] = G_h[i]; });

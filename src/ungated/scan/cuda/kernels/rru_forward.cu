@@ -1,7 +1,7 @@
 // The RRU along time; notation as in cells/rru.py, a what Normalize takes.
 //
-// Normalize waits for nobody: ReLU(r a) = r ReLU(a) for r = 1 / rms(a) > 0, so ReLU(a) is handed on at once with parts of
-// the sum of a^2, and r multiplies what the next product makes of it.
+// Normalize waits for nobody: ReLU(r a) = r ReLU(a) for r = 1 / rms(a) > 0, so ReLU(a) is handed on at once with
+// parts of the sum of a^2, and r multiplies what the next product makes of it.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_constant__ Arguments x) {
   Team m(x);
@@ -22,7 +22,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan(const __grid_const
 
   RowSums squares;
   auto scale = [&] {
-    if (NORMALIZE) squares.add(m, [&](float sum, int) { return 1.0f / sqrtf(sum / g + static_cast<float>(x.epsilon)); });
+    const float epsilon = static_cast<float>(x.epsilon);
+    if (NORMALIZE) squares.add(m, [&](float sum, int) { return 1.0f / sqrtf(sum / g + epsilon); });
   };
   auto load_squares = [&] {
     if (NORMALIZE) squares.load(m);

@@ -21,11 +21,13 @@ struct Team {
     first = x.first + static_cast<long long>(team) * ROWS;
     rows = x.B - first < ROWS ? static_cast<int>(x.B - first) : ROWS;
     local = shared();
-    exchange = CTAS == 1 ? local + EXCHANGE_AT : reinterpret_cast<unsigned char*>(x.exchange) + static_cast<long long>(team) * EXCHANGE_BYTES;
+    exchange = reinterpret_cast<unsigned char*>(x.exchange) + static_cast<long long>(team) * EXCHANGE_BYTES;
+    if (CTAS == 1) exchange = local + EXCHANGE_AT;
     counter = reinterpret_cast<unsigned*>(x.counters) + (1 + team) * 32;
     if (thread == 0) stopped() = 0;
     if (CTAS == 1)
-      for (int i = thread; i < EXCHANGE_BYTES / 16; i += THREADS) reinterpret_cast<Quad*>(exchange)[i] = Quad{0, 0, 0, 0};
+      for (int i = thread; i < EXCHANGE_BYTES / 16; i += THREADS)
+        reinterpret_cast<Quad*>(exchange)[i] = Quad{0, 0, 0, 0};
     block_barrier();
   }
 
