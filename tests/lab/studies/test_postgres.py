@@ -40,7 +40,7 @@ def server() -> Iterator[Postgres]:
 def test_two_machines_a_killed_worker_and_a_server_that_goes_away(
     make_study: MakeStudy, server: Postgres, tmp_path: Path
 ) -> None:
-    entries = {"kind": "repeats", "seeds": tuple(range(5)), "settings": {"max_epochs": 80}}
+    entries = {"kind": "repeats", "seeds": tuple(range(5)), "settings": {"max_epochs": 150}}
     here, there = make_study("here", **entries), make_study("there", **entries)
     assert here.identity == there.identity
     outcomes: dict[str, StudyOutcome] = {}
@@ -52,7 +52,9 @@ def test_two_machines_a_killed_worker_and_a_server_that_goes_away(
     def trouble() -> None:
         begun = [study.directory.path.glob for study in (here, there)]
         wait_for(lambda: any(list(glob("runs/*/metrics.jsonl")) for glob in begun), "a run should be under way")
-        for lease in open_trials(here, server.url).leases().values():
+        trials = open_trials(here, server.url)
+        wait_for(trials.leases, "a worker should hold a lease")
+        for lease in trials.leases().values():
             killed.append(int(lease.owner.split(":")[-2]))
             os.kill(killed[-1], signal.SIGKILL)
         server.stop()
