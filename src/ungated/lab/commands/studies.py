@@ -140,6 +140,36 @@ for _name, (_help, _example) in _EXAMPLES.items():
     app.command(_name, short_help=_help, epilog=f"Example: ungated study {_name} {_example}")(start)
 
 
+@app.command(
+    "winners",
+    short_help="The best setting of finished studies, with several seeds.",
+    epilog="Example: ungated study winners runs/tune-rru runs/tune-gru --seeds 5",
+)
+def train_winners(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished studies.", show_default=False)],
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each winner, with seeds 0, 1, ...", min=1)] = 5,
+    workers: Workers = None,
+    out: Out = None,
+    storage: Storage = None,
+    heartbeat: Heartbeat = 60.0,
+    retries: Retries = 2,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train again, with new seeds, what validation selected of each cell: the best of many runs flatters itself."""
+    from ungated.lab.commands.study_runs import run
+    from ungated.lab.studies.winners import winners
+
+    run(
+        winners(directories, seeds), out, workers=workers, storage=storage, heartbeat=heartbeat, retries=retries,
+        device=device, data_dir=data_dir, dry_run=dry_run, as_json=as_json, quiet=quiet,
+    )  # fmt: skip
+
+
 @app.command("run", short_help="Go on with a study.", epilog="Example: ungated study run runs/tune-jsb --workers 4")
 def run_again(
     directory: StudyPath,

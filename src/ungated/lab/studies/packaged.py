@@ -39,10 +39,10 @@ def load_definition(name: str, recipe: str | None = None) -> Definition:
     definition = Definition.from_toml((folder / f"{found}.toml").read_text(encoding="utf-8"), f"{found}.toml")
     if recipe is None or found == f"{name}-{recipe}":
         return definition
-    return definition.replace(recipe=recipe, name=f"{name}-{_word(recipe)}")
+    return definition.replace(recipe=recipe, name=f"{name}-{word_of(recipe)}")
 
 
-def _word(recipe: str) -> str:
+def word_of(recipe: str) -> str:
     """A recipe, or data of one's own, as part of a name."""
     stem = Path(recipe.partition(":")[2] or recipe).stem if ":" in recipe or recipe.endswith(".toml") else recipe
     return (
