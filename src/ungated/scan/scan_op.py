@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ungated.scan.conditions import HALF, autocast_dtype
-from ungated.scan.pages import on_huge_pages
+from ungated.scan.pages import fresh, on_huge_pages
 
 #: Computes the gradient of one argument; called if that is wanted.
 Gradient = Callable[[], Tensor]
@@ -61,7 +61,8 @@ def scan_op(
     def run(*args: Any) -> tuple[Tensor, ...]:
         given = arguments(*args)
         empty = made(*allocate(given))
-        on_huge_pages(*empty)
+        on_huge_pages(*empty[:results])
+        empty = made(*empty[:results], *(fresh(tensor, *tensor.shape) for tensor in empty[results:]))
         with _without_autocast(args[0]):
             forward(empty, given)
         return tuple(empty)

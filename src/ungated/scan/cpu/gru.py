@@ -13,7 +13,7 @@ from ungated.cells.gru import GRUCell
 from ungated.scan.cpu.batched import batched
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.gru_torch import _Arguments, _reference
-from ungated.scan.pages import on_huge_pages
+from ungated.scan.pages import fresh
 from ungated.scan.scan_op import Gradient, scan_op
 
 
@@ -54,7 +54,6 @@ def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
-    on_huge_pages(made.gates)
     _scan(made, a)(backward=False)
     if a.save:
         made.last.copy_(made.h[-1])
@@ -62,8 +61,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
 
 def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) -> list[Gradient | None]:
     n, h, after = a.h0.shape[1], made.h[:-1], a.b_hc is not None
-    G_z, G_h, G_q = (a.drive.new_empty(like.shape) for like in (a.drive, a.h0, made.q))
-    on_huge_pages(G_z)
+    G_z, G_h, G_q = (fresh(a.drive, *like.shape) for like in (a.drive, a.h0, made.q))
     given = dict(zip(("grad_features", "grad_h"), gradients, strict=True))
     _scan(made, a)(backward=True, **given, grad_drive=G_z, grad_q=G_q, grad_h0=G_h)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ungated.scan.cpu.compiler import Unavailable, library_file
-from ungated.scan.pages import on_huge_pages
+from ungated.scan.pages import fresh
 
 #: The members of each structure of arguments, in the order of engine/*.cpp; *name is a double.
 _FIELDS = {
@@ -28,8 +28,9 @@ _FIELDS = {
     "right_1_n right_1_ld rectify mask mask_rows scale out_00 out_01 out_10 out_11 sums_0 sums_1",
 }
 
-
 Argument = Tensor | float | None
+
+_FLOATS = torch.empty(0)
 
 
 @cache
@@ -102,8 +103,7 @@ class Engine(Library):
         for name, tensors in held.items():
             dense[name] = torch.tensor([tensor.data_ptr() for tensor in tensors])
         x = self.arguments(dense)
-        weights = torch.empty(self._weights(ctypes.byref(x))) if packed is None else packed
-        on_huge_pages(weights)
+        weights = fresh(_FLOATS, self._weights(ctypes.byref(x))) if packed is None else packed
         x.weights = weights.data_ptr()
         if self._scan(ctypes.byref(x), backward, thread_count(), packed is not None, self.omp):
             raise MemoryError("no memory or no thread for a scan")

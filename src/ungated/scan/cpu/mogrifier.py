@@ -13,7 +13,7 @@ from ungated.cells.mogrifier import MogrifierLSTMCell
 from ungated.scan.cpu.batched import batched
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.mogrifier_torch import _Arguments, _reference
-from ungated.scan.pages import on_huge_pages
+from ungated.scan.pages import fresh
 from ungated.scan.scan_op import Gradient, scan_op
 
 
@@ -59,7 +59,6 @@ def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
-    on_huge_pages(made.gates, made.e_x, made.e_h)
     _scan(made, a)(backward=False)
     if a.save:
         made.last_h.copy_(made.h[-1])
@@ -68,8 +67,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
 
 def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) -> list[Gradient | None]:
     rounds, likes = len(a.A), (made.gates, made.e_x, made.e_h, a.x, a.h0, a.c0)
-    G_z, G_e_x, G_e_h, G_x, G_h, G_c = (a.x.new_empty(like.shape) for like in likes)
-    on_huge_pages(G_z, G_e_x, G_e_h)
+    G_z, G_e_x, G_e_h, G_x, G_h, G_c = (fresh(a.x, *like.shape) for like in likes)
     given = dict(zip(("grad_features", "grad_h", "grad_c"), gradients, strict=True))
     made_here = {"grad_z": G_z, "grad_e_x": G_e_x, "grad_e_h": G_e_h, "grad_x": G_x, "grad_h0": G_h, "grad_c0": G_c}
     _scan(made, a)(backward=True, **given, **made_here)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ungated.cells.rhn import RHNCell
 from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.library import engine, mask_step
-from ungated.scan.pages import on_huge_pages
+from ungated.scan.pages import fresh
 from ungated.scan.rhn_torch import _Arguments, _reference
 from ungated.scan.scan_op import Gradient, scan_op
 
@@ -52,7 +52,6 @@ def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
-    on_huge_pages(made.gates, made.inner)
     _scan(made, a)(backward=False)
     if a.save:
         made.last.copy_(made.s[-1])
@@ -60,8 +59,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
 
 def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) -> list[Gradient | None]:
     depth = len(a.R_H)
-    G_z, G_s = a.drive.new_empty(made.gates.shape), a.s0.new_empty(a.s0.shape)
-    on_huge_pages(G_z)
+    G_z, G_s = fresh(a.drive, *made.gates.shape), a.s0.new_empty(a.s0.shape)
     given = dict(zip(("grad_features", "grad_s"), gradients, strict=True))
     _scan(made, a)(backward=True, **given, grad_z=G_z, grad_s0=G_s)
 
