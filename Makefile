@@ -6,13 +6,13 @@ VENV := .venv
 RUN := $(VENV)/bin
 INSTALL := $(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help compare test check readme clean
+.PHONY: help compare test check tables clean
 
 help:
 	@echo "make compare   install, then train five cells on sequential digits: a table and a figure"
 	@echo "make test      install, then run the tests (WORKERS=$(WORKERS) processes)"
 	@echo "make check     install, then lint and type-check"
-	@echo "make readme    regenerate the tables of README.md from results/"
+	@echo "make tables    write the tables of README.md and docs/ anew, from results/ and benchmarks/"
 	@echo "make clean     remove $(VENV)"
 
 compare: $(VENV)/.lab
@@ -25,8 +25,8 @@ check: $(VENV)/.dev
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 
-readme: $(VENV)/.lab
-	$(RUN)/ungated report --readme README.md
+tables: $(VENV)/.lab
+	$(RUN)/ungated report --tables README.md --tables docs/results.md --tables docs/speed.md
 
 # The stamp files make a second call quick: pip runs again only when what it installs has changed.
 $(VENV)/.lab: pyproject.toml constraints.txt | $(VENV)/.venv

@@ -32,6 +32,7 @@ COMMANDS = (
     "doctor",
     "tune",
     "study start",
+    "study winners",
     "study run",
     "study status",
     "study collect",
@@ -139,7 +140,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["reproduce", "figure-2", "--budget", "large"], "small, paper"),
         (["reproduce", "figure-2", "--cells", "gruu"], "did you mean gru?"),
         (["reproduce", "table-1", "--seeds", "3"], "one seed"),
-        (["report", "--readme", "missing.md"], "missing.md"),
+        (["report", "--tables", "missing.md"], "missing.md"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -356,14 +357,14 @@ def test_a_damaged_file_is_named_and_left_as_it_is(capsys: pytest.CaptureFixture
 # Reports
 
 
-def test_a_run_is_kept_and_written_into_a_readme(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from ungated.lab.reports.measured import BEGIN, END
+def test_a_run_is_kept_and_written_into_a_document(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ungated.lab.reports.documents import begin, end
 
     for seed in ("0", "1"):
         assert main(["train", str(tiny_recipe), "--quiet", "--seed", seed, "--out", f"run{seed}"]) == 0
-    Path("README.md").write_text(f"# Mine\n{BEGIN}\n{END}\n")
+    Path("README.md").write_text(f"# Mine\n{begin('results')}\n{end('results')}\n")
     capsys.readouterr()
-    assert main(["report", "run0", "run1", "--collect", "--readme", "README.md"]) == 0
+    assert main(["report", "run0", "run1", "--collect", "--tables", "README.md"]) == 0
     assert {path.name for path in Path("results/digits/gru").iterdir()} == {"tiny-seed0.json", "tiny-seed1.json"}
     assert "accuracy" in Path("README.md").read_text()
     capsys.readouterr()

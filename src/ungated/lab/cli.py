@@ -59,7 +59,7 @@ app.command(short_help="Go on with a run that was stopped.", epilog="Example: un
 )
 app.command(
     short_help="Show what was measured beside what is published.",
-    epilog="Example: ungated report runs/jsb-rru-0001 --collect --readme README.md",
+    epilog="Example: ungated report runs/jsb-rru-0001 --collect --tables README.md",
 )(report.report)
 app.command(
     short_help="Run what stands behind a table or figure of the papers.",

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ungated.lab.errors import UsageError
-from ungated.lab.reports.measured import BEGIN, END, markdown, sections, with_results
-from ungated.lab.reports.readme import write_readme
-from ungated.lab.reports.records import collect, read_run
+from ungated.lab.reports.measured import comparison, markdown, sections, short
+from ungated.lab.reports.records import read_run
 
 MakeRun = Callable[..., Path]
 
@@ -49,28 +47,30 @@ def test_named_recipes_get_a_column(make_run: MakeRun) -> None:
     assert table.rows[0][0] == "ptb_sota"
 
 
-def test_between_the_markers_and_nowhere_else(make_run: MakeRun, tmp_path: Path) -> None:
-    results, readme = tmp_path / "results", tmp_path / "README.md"
-    collect(read_run(make_run()), results)
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    assert write_readme(readme, results, tmp_path)
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nafter\n")
-    assert "old" not in text
-    assert "8.600" in text
-    assert not write_readme(readme, results, tmp_path)
+def test_nothing_measured_is_said() -> None:
+    assert markdown([]) == short([]) == "No results yet."
 
 
-def test_nothing_measured_is_said(tmp_path: Path) -> None:
-    assert markdown([]) == "No results yet."
-    assert "No results yet." in with_results(f"{BEGIN}{END}", tmp_path / "nothing")
+def test_in_short_own_protocol_published_and_no_changed_settings(make_run: MakeRun) -> None:
+    source = {"optimizer.learning_rate": "command line"}
+    runs = [make_run(seed=0, test=7.8), make_run(seed=1, test=7.9), make_run(learning_rate=0.1, source=source)]
+    table, note = short([read_run(run) for run in runs]).split("\n\n")
+    (row,) = table.splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[0] == "jsb: NLL per frame (nats), lower is better"
+    assert (cells[1], cells[2], cells[4:]) == ("paper", "rru", ["2", "7.850 ± 0.635", "7.720"])
+    assert "95 %" in note
 
 
-@pytest.mark.parametrize("text", ["no markers", BEGIN, END, f"{END}{BEGIN}"])
-def test_without_markers_nothing_is_written(tmp_path: Path, text: str) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match="no place for the tables"):
-        write_readme(readme, tmp_path, tmp_path)
-    assert readme.read_text(encoding="utf-8") == text
+@pytest.mark.parametrize(
+    ("tests", "beyond"), [((7.8, 7.9), False), ((7.8, 7.801), True), ((7.8,), True), ((7.7201,), False)]
+)
+def test_what_differs_from_the_published_value(make_run: MakeRun, tests: tuple[float, ...], beyond: bool) -> None:
+    found = comparison([read_run(make_run(seed=seed, test=test)) for seed, test in enumerate(tests)])
+    assert (found.name, found.protocol, found.published) == ("jsb, rru", "paper", 7.72)
+    assert found.beyond == beyond
+
+
+def test_nothing_published_nothing_differs(make_run: MakeRun) -> None:
+    found = comparison([read_run(make_run("rhn", published=None))])
+    assert (found.published, found.beyond) == (None, False)

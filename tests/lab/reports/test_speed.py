@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from ungated.lab.errors import DataError
-from ungated.lab.reports.measured import BEGIN, END
-from ungated.lab.reports.readme import SPEED_BEGIN, SPEED_END, with_tables
 from ungated.lab.reports.records import collect, read_run
-from ungated.lab.reports.speed import load_benchmarks, speed_markdown, training_table
+from ungated.lab.reports.speed import goals_markdown, load_benchmarks, speed_markdown, training_table
 
 MakeRun = Callable[..., Path]
 
@@ -120,13 +118,10 @@ def test_complete_runs_on_several_paths(make_run: MakeRun, tmp_path: Path) -> No
     assert "A processor, 1 thread" in text
 
 
-def test_the_readme_s_section_is_optional(tmp_path: Path) -> None:
-    results = f"{BEGIN}\n{END}\n"
-    assert SPEED_BEGIN not in with_tables(results, tmp_path, tmp_path)
-    runs, benchmarks = tmp_path / "runs", kept(tmp_path / "benchmarks", RECORD)
-    both = with_tables(f"{results}{SPEED_BEGIN}old{SPEED_END}\nafter\n", runs, benchmarks)
-    assert "A processor, 2 threads" in both
-    assert "old" not in both
-    assert both.endswith(f"{SPEED_END}\nafter\n")
-    assert with_tables(both, runs, benchmarks) == both
-    assert "Nothing measured yet." in with_tables(both, runs, tmp_path / "nothing")
+def test_goals_in_short(tmp_path: Path) -> None:
+    text = goals_markdown(kept(tmp_path, RECORD))
+    goals = [goal for case in RECORD["cases"] for goal in case["goals"]]
+    assert goals
+    assert len(text.split("\n\n")[0].splitlines()) == 2 + len(goals)
+    assert "A processor, 2 threads" in text
+    assert goals_markdown(tmp_path / "nothing") == "Nothing measured yet."

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ungated.lab.reports.records import Record
 
 Results = Annotated[Path, typer.Option("--results", help="The folder of kept results.")]
-Benchmarks = Annotated[Path, typer.Option("--benchmarks", help="With --readme: the folder of kept measurements.")]
+Benchmarks = Annotated[Path, typer.Option("--benchmarks", help="With --tables: the folder of kept measurements.")]
 
 
 def report(
@@ -41,9 +41,14 @@ def report(
         str | None,
         typer.Option("--name", help="With --collect and one run or study: the name to keep it by.", show_default=False),
     ] = None,
-    readme: Annotated[
-        Path | None,
-        typer.Option("--readme", help="Write the tables between the two markers of this file.", show_default=False),
+    documents: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--tables",
+            metavar="FILE",
+            help="Write the tables between the markers of this file; once for each.",
+            show_default=False,
+        ),
     ] = None,
     results: Results = Path("results"),
     benchmarks: Benchmarks = Path("benchmarks"),
@@ -53,9 +58,9 @@ def report(
     """Write one page of everything measured, each value beside its published one, and show its tables.
 
     The page opens from disk and needs no network. Every number comes from a file; none is written by hand. With
-    --json or --readme, the page is written only where --out names it.
+    --json or --tables, the page is written only where --out names it.
     """
-    from ungated.lab.reports.readme import write_readme
+    from ungated.lab.reports.documents import write_tables
 
     records, studies = _read(paths or ())
     if collect and not paths:
@@ -64,16 +69,16 @@ def report(
         raise UsageError("--name goes with --collect and one run or study")
     if collect:
         _keep(records, studies, results, name)
-    if readme is not None:
-        changed = write_readme(readme, results, benchmarks)
-        note(f"{readme}: {'brought up to date' if changed else 'already up to date'}")
+    for document in documents or ():
+        changed = write_tables(document, results, benchmarks)
+        note(f"{document}: {'brought up to date' if changed else 'already up to date'}")
     if not paths:
         records, studies = _kept(results)
-    if out is not None or not (as_json or readme is not None):
+    if out is not None or not (as_json or documents):
         _write_page(out or Path("report.html"), records, studies)
     if as_json:
         say_json([{"result": record.result, "seconds": record.seconds} for record in records])
-    elif readme is None:
+    elif not documents:
         _show(records, studies, results)
 
 

@@ -1,18 +1,14 @@
-"""Measured beside published: the tables that README and terminal show, from the files in results/."""
+"""Measured beside published: the tables that documents and terminal show, from the files in results/."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from ungated.lab.data import DATASETS
-from ungated.lab.errors import UsageError
-from ungated.lab.reports.metrics import SPREAD, duration, metric_named, summarize
-from ungated.lab.reports.records import Record, by_settings, load_results, machine
+from ungated.lab.reports.metrics import SPREAD, Summary, duration, metric_named, summarize
+from ungated.lab.reports.records import Record, by_settings, machine
 from ungated.lab.reports.tables import Table
-
-BEGIN = "<!-- results: begin (written by `ungated report --readme README.md`) -->"
-END = "<!-- results: end -->"
 
 _PROTOCOLS = {
     "paper": "the papers' protocol",
@@ -107,15 +103,61 @@ def markdown(records: Sequence[Record], level: int = 3) -> str:
     return "\n\n".join(parts)
 
 
-def with_results(text: str, results: str | Path) -> str:
-    """`text` with what stands between the two markers replaced by the tables of `results`; UsageError without them."""
-    return between(text, BEGIN, END, markdown(list(load_results(results).values())))
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the results beside what is published for it: test, under the published value's protocol.
+
+    ours: None where no run could be measured. beyond: whether ours and the published value are further apart than
+    half the 95 % interval of ours; of one seed, whose spread is not known, whether they are written differently.
+    """
+
+    group: Sequence[Record]
+    protocol: str
+    ours: Summary | None
+    published: float | None
+    beyond: bool
+
+    @property
+    def name(self) -> str:
+        """ "jsb, rru", and what was changed of its recipe."""
+        first = self.group[0]
+        changed = ", changed" if first.changed else ""
+        return f"{first.dataset}, {first.cell}{changed}"
 
 
-def between(text: str, begin: str, end: str, new: str) -> str:
-    """`text` with `new` between two markers in place of what stands there. Raises UsageError where they are not."""
-    before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end:
-        raise UsageError(f"there is no place for the tables: put the two lines {begin} and {end} where they should be")
-    return f"{before}{begin}\n\n{new}\n\n{end}{after}"
+def comparison(group: Sequence[Record]) -> Comparison:
+    """A group of runs that differ in their seed alone, beside what is published."""
+    first, metric = group[0], metric_named(group[0].metric)
+    known = first.result.get("published")
+    protocol = known["protocol"] if known else first.protocol
+    values = [value for record in group if (value := record.value(protocol, "test")) is not None]
+    ours = summarize(values) if values else None
+    beyond = False
+    if known and ours is not None:
+        apart = abs(ours.mean - known["value"])
+        beyond = metric.written(apart) != metric.written(0.0) if ours.half_width is None else apart > ours.half_width
+    return Comparison(group, protocol, ours, known["value"] if known else None, beyond)
+
+
+def short(records: Sequence[Record]) -> str:
+    """One table of every recipe that was run as it is, without changed settings; a sentence where there is none."""
+    rows = []
+    for group in by_settings(records):
+        found, metric = comparison(group), metric_named(group[0].metric)
+        if group[0].changed or found.ours is None:
+            continue
+        rows.append(
+            [
+                f"{group[0].dataset}: {metric.label}, {'higher' if metric.higher_is_better else 'lower'} is better",
+                found.protocol,
+                group[0].cell,
+                f"{group[0].result['parameters']:,}",
+                str(len(group)),
+                found.ours.written(metric),
+                "" if found.published is None else metric.written(found.published),
+            ]
+        )
+    if not rows:
+        return "No results yet."
+    columns = ["data set and metric", "protocol", "cell", "parameters", "seeds", "test", "published"]
+    return f"{Table(columns, rows, left=('protocol', 'cell')).markdown()}\n\n{SPREAD}."

@@ -198,6 +198,34 @@ def speed_markdown(benchmarks: str | Path, level: int = 3) -> str:
     return "\n\n".join(parts) or "Nothing measured yet."
 
 
+def goals_markdown(benchmarks: str | Path) -> str:
+    """Of every record in BENCHMARKS/results, what was measured against the goals."""
+    parts = []
+    for record in load_benchmarks(Path(benchmarks) / "results").values():
+        machine = record["machine"]
+        rows = [
+            [
+                f"{case['what']}, {_count(case['variants'][0]['parameters'])}",
+                goal["of"],
+                goal["to"] if goal["what"] == "time" else f"{goal['to']}, {goal['what']}",
+                f"{goal['ratio']:.2f}",
+                f"{goal['at_most']:.2f}",
+                "yes" if goal["met"] else "no",
+            ]
+            for case in record["cases"]
+            for goal in case["goals"]
+        ]
+        table = Table(
+            ["what", "path", "relative to", "ratio", "goal", "met"], rows, left=("path", "relative to", "met")
+        )
+        rounds = max((case["rounds"] for case in record["cases"]), default=0)
+        note = (
+            f"{speed_section(record)[0]}, torch {machine['torch']}, {record['started'][:10]}: median of {rounds} rounds"
+        )
+        parts.append(f"{table.markdown()}\n\n{note}; below 1, ours is faster.")
+    return "\n\n".join(parts) or "Nothing measured yet."
+
+
 def record_markdown(record: Mapping[str, Any], level: int = 3) -> str:
     """One record under a heading of the given level."""
     heading, tables, notes = speed_section(record)
