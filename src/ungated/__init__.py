@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ungated.cells import CELLS, Cell, GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
-    from ungated.layers import GRU, LSTM, RHN, RNN, RRU, MogrifierLSTM
+    from ungated.layers import GRU, LSTM, RHN, RRU, MogrifierLSTM
+    from ungated.rnn import RNN
     from ungated.scan import backend
     from ungated.sizing import count_parameters, size_for
 
@@ -36,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A public name, on first use: torch takes over a second to import, and `ungated --help` needs none of it."""
     if name in __all__:
-        for room in ("cells", "layers", "scan", "sizing"):
+        for room in ("cells", "layers", "rnn", "scan", "sizing"):
             value = getattr(import_module(f"ungated.{room}"), name, None)
             if value is not None:
                 globals()[name] = value

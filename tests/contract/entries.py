@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ungated.cells import CELLS
 from ungated.cells.cell import Cell, State
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 
 class Elman(Cell):

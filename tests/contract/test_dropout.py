@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ungated.layers import RNN
+from ungated.rnn import RNN
 from ungated.scan import backend
 
 from .conftest import fast_paths_of

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ungated.cells.cell import State
-from ungated.layers import GRU, LSTM, RNN
+from ungated.layers import GRU, LSTM
+from ungated.rnn import RNN
 
 from .entries import draws, parts
 

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from ungated.cells.cell import map_state
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 from .entries import STEPS, Entry, assert_close, assert_equal, gradients, parts, random_state, rebuilt
 

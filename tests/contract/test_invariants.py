@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ungated.cells.cell import map_state
-from ungated.layers import RNN
+from ungated.rnn import RNN
 from ungated.scan import backend, scan
 
 from .entries import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.cell import State, map_state
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 from .entries import Entry, random_state
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from ungated.cells.cell import map_state
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 from .entries import Entry, assert_close, assert_equal, gradients, parts, random_state
 

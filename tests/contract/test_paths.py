@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ungated.layers import RNN
+from ungated.rnn import RNN
 from ungated.scan import backend, choose
 
 from .conftest import fast_paths_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 from .conftest import fast_paths_of
 from .entries import STEPS, Entry, assert_close, assert_equal, gradients, parts, random_state

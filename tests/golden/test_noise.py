@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ungated.cells import CELLS, RHNCell
 from ungated.cells.cell import Cell
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 T, B, N = 50, 20, 30
 FRESH = {"rru": 66, "gru": N, "lstm": N, "mogrifier": N}  # width of the mask at m = 3, n = 30

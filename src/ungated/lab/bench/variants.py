@@ -64,7 +64,7 @@ class Variant:
 
     def _stream(self) -> None:
         module, state = self.module, None
-        if isinstance(module, ungated.layers.RNN):
+        if isinstance(module, ungated.RNN):
             for x in self.x:
                 _, state = module.step(x, state)
         elif isinstance(module, nn.LSTMCell):

@@ -43,7 +43,7 @@ from ungated.lab.tasks.task import (
     in_full_precision,
     refuse_bidirectional,
 )
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 Frames = NDArray[np.uint8]
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from ungated.lab.errors import RecipeError
 from ungated.lab.tasks.heads import embedding_layer, output_layer, top_state
 from ungated.lab.tasks.task import MakeRNN
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 
 class SequenceModel(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ungated.cells.cell import State, map_state
 from ungated.lab.errors import DataError, RecipeError
-from ungated.layers import RNN
+from ungated.rnn import RNN
 
 PROTOCOLS = ("paper", "standard")
 SPLITS = ("train", "valid", "test")

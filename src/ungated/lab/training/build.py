@@ -15,7 +15,7 @@ from ungated.lab.tasks import TASKS
 from ungated.lab.tasks.task import Task
 from ungated.lab.training.randomness import seed_everything
 from ungated.lab.training.recipe import Recipe
-from ungated.layers import RNN
+from ungated.rnn import RNN
 from ungated.sizing import count_parameters, size_for
 
 
