@@ -20,13 +20,20 @@ from ungated.scan.cuda import kernel
 from ungated.scan.cuda.driver import LaunchError
 from ungated.scan.cuda.gru import gru_scan
 from ungated.scan.cuda.lstm import lstm_scan
+from ungated.scan.cuda.mogrifier import mogrifier_scan
 from ungated.scan.cuda.plan import Device, Plan, Work, _laid_out
 from ungated.scan.cuda.rhn import rhn_scan
 from ungated.scan.cuda.rru import rru_scan
 from ungated.scan.reference import reference_scan
 
 SHIM = Path(__file__).parent / "cuda_shim"
-SCANS: dict[str, Callable[..., Any]] = {"rru": rru_scan, "lstm": lstm_scan, "gru": gru_scan, "rhn": rhn_scan}
+SCANS: dict[str, Callable[..., Any]] = {
+    "rru": rru_scan,
+    "lstm": lstm_scan,
+    "gru": gru_scan,
+    "rhn": rhn_scan,
+    "mogrifier": mogrifier_scan,
+}
 
 
 class Compiled:
@@ -44,17 +51,18 @@ class Compiled:
 
 
 class Virtual:
-    """A GPU of any size, and the team that a test wants on it."""
+    """A GPU of any size, and the team that a test wants on it. other: it takes the other way where there is one."""
 
-    def __init__(self, directory: Path, rows: int, ctas: int, warps: int, shared: int) -> None:
-        self.directory, self.team, self.made = directory, (rows, ctas, warps), []
+    def __init__(self, directory: Path, rows: int, ctas: int, warps: int, shared: int, other: bool) -> None:
+        self.directory, self.team, self.made, self.other = directory, (rows, ctas, warps), [], other
         self._device = Device(max(2 * ctas, 4), shared, "sm_90")
 
     def device(self, index: int) -> Device:
         return self._device
 
     def plan(self, work: Work, mode: str, batch: int, device: Device) -> Plan | None:
-        made = _laid_out(work, mode, batch, device, *self.team)
+        taken = work.other if self.other and work.other is not None else work
+        made = _laid_out(taken, mode, batch, device, *self.team)
         self.made.append(made)
         return made
 
@@ -78,8 +86,8 @@ def virtual(
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
 
-    def make(rows: int = 8, ctas: int = 1, warps: int = 4, shared: int = 232_448) -> Virtual:
-        gpu = Virtual(tmp_path_factory.getbasetemp(), rows, ctas, warps, shared)
+    def make(rows: int = 8, ctas: int = 1, warps: int = 4, shared: int = 232_448, other: bool = False) -> Virtual:
+        gpu = Virtual(tmp_path_factory.getbasetemp(), rows, ctas, warps, shared, other)
         monkeypatch.setattr(kernel, "_gpu", gpu)
         monkeypatch.setattr(kernel, "plan", gpu.plan)
         clear()
@@ -118,6 +126,11 @@ EXACT: list[tuple[str, int, int, dict[str, Any], int, int, bool, dict[str, int]]
     ("rhn", 3, 1, {"depth": 1}, 1, 1, False, {}),
     ("rhn", 3, 19, {"depth": 3}, 3, 11, True, {"ctas": 3, "shared": 12_000}),
     ("rhn", 3, 9, {"depth": 2}, 3, 5, True, {}),
+    ("mogrifier", 3, 19, {"rounds": 0}, 3, 9, True, {"ctas": 2}),
+    ("mogrifier", 37, 9, {"rounds": 2, "rank": 5}, 3, 5, False, {"warps": 8}),
+    ("mogrifier", 5, 19, {"rounds": 3, "rank": 7}, 3, 19, True, {"rows": 16, "ctas": 3, "shared": 15_000}),
+    ("mogrifier", 5, 19, {"rounds": 4, "rank": 12}, 3, 8, True, {"other": True}),
+    ("mogrifier", 35, 20, {"rounds": 1, "rank": 3}, 6, 5, True, {"ctas": 2, "other": True}),
 ]
 
 
@@ -125,10 +138,23 @@ EXACT: list[tuple[str, int, int, dict[str, Any], int, int, bool, dict[str, int]]
 def test_in_float32_it_is_as_exact_as_the_reference(case: Any, virtual: Callable[..., Virtual]) -> None:
     virtual(**case[-1])
     cell, drive, state, noise, lengths = _problem(case)
-    found, single, exact = _three(SCANS[case[0]], cell, drive, state, noise, lengths)
+    _assert_exact(*_three(SCANS[case[0]], cell, drive, state, noise, lengths))
+
+
+def _assert_exact(found: dict[str, Tensor], single: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
     for key, value in exact.items():
         error, own = (float((other[key] - value).norm()) for other in (found, single))
         assert error <= 4 * own + 4 * torch.finfo(torch.float32).eps * float(value.norm()), key
+
+
+def test_the_gradient_of_a_tie_in_the_capped_gate_is_shared(virtual: Callable[..., Virtual]) -> None:
+    case = next(case for case in EXACT if case[0] == "mogrifier" and case[-1].get("other"))
+    virtual(**case[-1])
+    cell, *given = _problem(case)
+    with torch.no_grad():
+        for name in ("W_x", "W_h", "b_f", "b_i"):
+            getattr(cell, name).zero_()  # both gates 0.5
+    _assert_exact(*_three(mogrifier_scan, cell, *given))
 
 
 def _problem(case: Any) -> tuple[Cell, Tensor, Any, Noise, Tensor | None]:
@@ -185,6 +211,7 @@ EACH: list[Any] = [
     ("gru", 3, 37, {}, 3, 9, True, {}),
     ("gru", 3, 37, {"reset": "after"}, 3, 17, False, {"rows": 32, "ctas": 2, "warps": 8}),
     ("rhn", 3, 21, {"depth": 2}, 3, 9, True, {"ctas": 2}),
+    ("mogrifier", 21, 19, {"rounds": 3, "rank": 9}, 3, 9, True, {"ctas": 2}),
 ]
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ungated.cells import CELLS
-from ungated.scan.cuda import gru, lstm, rhn, rru
+from ungated.scan.cuda import gru, lstm, mogrifier, rhn, rru
 from ungated.scan.cuda.plan import MODES, Device, Laid, Plan, Work, _candidates, block_terms, plan, teams_at_once
 
 H200 = Device(132, 232_448, "sm_90")
@@ -34,6 +34,8 @@ def works_of(n: int, g: int, layers: int) -> list[Work]:
         rhn._work(n, 3 * layers, True, False),
         rhn._work(n, layers, False, True, backward=True),
         gru._work(n, True, True, False, backward=True),
+        mogrifier._work(g, n, 2 * layers - 2, 40, True, False),
+        mogrifier._work(g, n, layers, 79, False, True, backward=True),
     ]
 
 

@@ -14,7 +14,7 @@ import ungated
 from ungated.cells import CELLS, LSTMCell
 from ungated.scan import choose, cuda
 from ungated.scan.cpu.compiler import Unavailable
-from ungated.scan.cuda import cubins, driver, gru, kernel, lstm, nvrtc, rhn, rru
+from ungated.scan.cuda import cubins, driver, gru, kernel, lstm, mogrifier, nvrtc, rhn, rru
 from ungated.scan.cuda.plan import Device, Work, plan
 
 H200 = Device(132, 232_448, "sm_90a")
@@ -43,6 +43,8 @@ COMPILED: list[tuple[Work, str, int, Device]] = [
     (gru._work(128, True, True, True, backward=True), "BF16", 64, H200),
     (rhn._work(830, 10, True, False), "BF16", 20, H200),
     (rhn._work(830, 10, True, False, backward=True), "BF16", 20, A100),
+    (mogrifier._work(88, 472, 6, 58, True, False), "BF16", 16, H200),
+    (mogrifier._work(1014, 1014, 5, 40, True, False, backward=True), "BF16", 20, A100),
 ]
 
 
@@ -210,7 +212,6 @@ def test_it_is_not_taken_by_itself_before_it_has_been_compared_on_a_gpu(monkeypa
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (CELLS["mogrifier"](2, 3), "no kernels for"),
         (CELLS["rru"](2, 3, output_relu=True), "ReLU over c"),  # type: ignore[call-arg]
         (CELLS["gru"](2, 3).double(), "float64"),
     ],

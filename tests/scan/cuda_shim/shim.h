@@ -1,7 +1,7 @@
 // Stands in for kernels/device.h on a machine without a GPU: every thread of a grid is a fiber of one processor, and
 // the matrix instructions are computed from what the lanes of a warp bring. Warps run in an order drawn anew for
-// every visit, up to their next barrier, so that a missing barrier shows as a wrong result; a grid that cannot go on
-// ends with an error.
+// every visit, up to their next barrier, and now and then a warp or a block stands still for a while, so that a missing
+// barrier shows as a wrong result; a grid that cannot go on ends with an error.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ typedef unsigned short Half;
 #define __launch_bounds__(...)
 #define NOT_A_NUMBER __builtin_nanf("")
 
-enum { WARP = 32, STACK = 1 << 16 };
+enum { WARP = 32, STACK = 1 << 16, VISITS_STILL = 32 };
 
 struct Barrier {
   int came = 0, generation = 0;
@@ -206,11 +206,13 @@ static int run_grid(int count, int threads, int shared_bytes, unsigned seed) {
     f.context.uc_link = &scheduler;
     makecontext(&f.context, start, 0);
   }
-  int left = all, result = 0;
+  int left = all, result = 0, still = -1;  // the warp, or after all of them the block, that stands still
   while (left && !result) {
     bool any = false;
     for (int visit = 0; visit < count * warps_of_block; visit++) {
       const int w = draw(count * warps_of_block);
+      if (draw(VISITS_STILL) == 0) still = draw(count * (warps_of_block + 1));
+      if (w == still || w / warps_of_block + count * warps_of_block == still) continue;
       bool seen[WARP] = {};  // polls once a visit
       for (bool more = true; more;) {
         more = false;
@@ -226,7 +228,7 @@ static int run_grid(int count, int threads, int shared_bytes, unsigned seed) {
       }
     }
     if (!any) {  // none of those drawn: see whether there is one at all
-      result = 2;
+      result = 2, still = -1;
       for (int i = 0; i < all; i++)
         if (can_go_on(fibers[i])) result = 0;
     }

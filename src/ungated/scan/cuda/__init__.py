@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ungated.cells import GRUCell, LSTMCell, RHNCell, RRUCell
+from ungated.cells import GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, RRUCell
 from ungated.cells.cell import Cell, Noise
 from ungated.scan.conditions import HALF, autocast_dtype
-from ungated.scan.cuda import gru, kernel, lstm, rhn, rru
+from ungated.scan.cuda import gru, kernel, lstm, mogrifier, rhn, rru
 from ungated.scan.cuda.plan import Work
 
 SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
@@ -26,6 +26,7 @@ SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
     RHNCell: rhn.rhn_scan,
     GRUCell: gru.gru_scan,
     LSTMCell: lstm.lstm_scan,
+    MogrifierLSTMCell: mogrifier.mogrifier_scan,
 }
 
 _WORKS: dict[type[Cell], Callable[..., tuple[Work, Work]]] = {
@@ -33,6 +34,7 @@ _WORKS: dict[type[Cell], Callable[..., tuple[Work, Work]]] = {
     RHNCell: rhn.works,
     GRUCell: gru.works,
     LSTMCell: lstm.works,
+    MogrifierLSTMCell: mogrifier.works,
 }
 
 _logger = logging.getLogger("ungated")
@@ -40,9 +42,7 @@ _said: set[str] = set()
 
 
 def why_not_cuda(cell: Cell, known: type[Cell], drive: Tensor, noise: Noise) -> str:
-    """Why the kernels cannot run what the torch operators can; empty if they can, where there are any."""
-    if known not in SCANS:
-        return f"it has no kernels for {known.__name__}"
+    """Why the kernels cannot run what the torch operators can; empty if they can."""
     if drive.device.type != "cuda" or torch.version.hip is not None:
         return "it runs on NVIDIA GPUs only"
     if cell.weight().dtype == torch.float64:

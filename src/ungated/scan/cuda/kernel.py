@@ -16,6 +16,7 @@ from ungated.scan.cpu.library import mask_step
 from ungated.scan.cuda.cubins import cubin
 from ungated.scan.cuda.driver import Function, LaunchError, driver
 from ungated.scan.cuda.plan import Device, Plan, Work, plan, teams_at_once
+from ungated.scan.products import tf32_allowed
 
 SOURCE = Path(__file__).parent / "kernels"
 
@@ -38,6 +39,17 @@ _ARGUMENTS = {
     "gru_after_backward": ("", "", "h0 W_hg W_hc features gates h q grad_features grad_h G_z G_c G_h0"),
     "rhn_forward": ("save", "", "s0 R_H R_T b_H b_T features last gates inner s"),
     "rhn_backward": ("", "", "s0 R_H R_T features gates inner s grad_features grad_s G_z G_s0"),
+    "mogrifier_forward": (
+        "save",
+        "",
+        "h0 c0 W_x W_h b A_x B_x A_h B_h beta_x beta_h features last_h last_c gates c e_x e_h h",
+    ),
+    "mogrifier_backward": (
+        "",
+        "",
+        "c0 W_x W_h A_x B_x A_h B_h gates c e_x e_h after_x after_h grad_features grad_h grad_c G_z G_e_x G_e_h G_x "
+        "G_h0 G_c0",
+    ),
     "rru_backward": ("", "", "W_h W_k W_c s Z a r d inner V grad_d grad_h G_a G_k G_h mean"),
 }
 _SPOILED = 3
@@ -84,6 +96,16 @@ def unavailable(work: Work, reduced: torch.dtype | None, batch: int, index: int)
     return _tried(work, mode_of(reduced), batch, index)
 
 
+def taken(work: Work, drive: Tensor, reduced: torch.dtype | None) -> Work:
+    """Of the ways to do the work, the one that its plan takes for a drive (T, B, ...). Raises Unavailable."""
+    return _prepared(work, mode_of(reduced), drive.shape[1], drive.device.index or 0)[0].work
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor | None:
+    """As a kernel takes a list."""
+    return torch.stack(list(tensors)) if tensors else None
+
+
 @cache
 def _tried(work: Work, mode: str, batch: int, index: int) -> str:
     try:
@@ -97,9 +119,7 @@ def mode_of(reduced: torch.dtype | None) -> str:
     """In what products take their factors, of float32 tensors: `reduced`, else what torch allows for its own."""
     if reduced is not None:
         return "BF16" if reduced == torch.bfloat16 else "FP16"
-    matmul = torch.backends.cuda.matmul
-    allowed = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
-    return "TF32" if allowed else "FP32"
+    return "TF32" if tf32_allowed() else "FP32"
 
 
 def source(made: Plan, device: Path = SOURCE / "device.h") -> str:

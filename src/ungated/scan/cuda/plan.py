@@ -47,7 +47,8 @@ class Product:
 class Work:
     """What a kernel is to do, whatever the GPU: its source, products, the activations exchanged, its own constants.
 
-    exchanges: name -> terms. row_sums: of which product's units a sum a row is needed.
+    exchanges: name -> terms. row_sums: of which product's units a sum a row is needed. other: another way to the same
+    results, which a plan may take instead.
     """
 
     kernel: str
@@ -55,6 +56,7 @@ class Work:
     exchanges: tuple[tuple[str, int], ...]
     row_sums: str = ""
     constants: tuple[tuple[str, int], ...] = ()
+    other: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ def _candidates(work: Work, mode: str, batch: int, device: Device) -> Iterator[P
         for ctas in {1, *(_fewest(work, device.multiprocessors // share) for share in {1, 2, 4, teams})}:
             for warps in _SUMS if ctas >= 1 else ():
                 yield _laid_out(work, mode, batch, device, rows, ctas, warps)
+    if work.other is not None:
+        yield from _candidates(work.other, mode, batch, device)
 
 
 def _fewest(work: Work, ctas: int) -> int:

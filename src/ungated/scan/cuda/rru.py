@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ungated.cells.rru import EPSILON, RRUCell
 from ungated.scan import rru_torch
-from ungated.scan.cuda.kernel import Arguments, run
+from ungated.scan.cuda.kernel import Arguments, run, stacked
 from ungated.scan.cuda.plan import Product, Work
 from ungated.scan.rru_torch import _Arguments, _kept_share, _reference, arguments_of, gradients_of
 from ungated.scan.scan_op import Gradient, scan_op
@@ -73,7 +73,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
     r = made.r if a.save and a.normalize else a.drive.new_empty(T, B, 1)
     h, Z = made.h if a.save else made.last, a.Z.expand(n)
     given: Arguments = {"save": int(a.save), "epsilon": EPSILON, "h0": a.h0}
-    given |= {"W_h": a.W_h, "W_k": _stacked(a.W_k), "b_k": _stacked(a.b_k), "W_c": a.W_c}
+    given |= {"W_h": a.W_h, "W_k": stacked(a.W_k), "b_k": stacked(a.b_k), "W_c": a.W_c}
     given |= {"s": _kept_share(a).expand(n), "Z": Z, "Zb": Z * a.b_c}
     given |= {"a": before, "r": r, "d": made.d, "inner": made.inner, "h": h}
     run(_of(a), a.drive, a.noise, a.lengths, a.reduced, (before, made.d, h), **given)
@@ -91,7 +91,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     y = made.a * made.r if a.normalize else made.a
     given: Arguments = {
         "W_h": a.W_h,
-        "W_k": _stacked(a.W_k),
+        "W_k": stacked(a.W_k),
         "W_c": a.W_c,
         "s": _kept_share(a).expand(n),
         "Z": a.Z.expand(n),
@@ -109,10 +109,6 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
 def _with(x: Tensor, W: Tensor, reduced: torch.dtype | None) -> Tensor:
     """x W for all time steps."""
     return x @ W if reduced is None else (x.to(reduced) @ W.to(reduced)).to(x.dtype)
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor | None:
-    return torch.stack(list(tensors)) if tensors else None
 
 
 _op = scan_op(

@@ -38,6 +38,18 @@ inline void lay_out_all(const Team& m, Value value) {
       lay_out<P>(m, slab<P>(m, which), [&](int k, int unit, int gate) { return value(which, k, unit, gate); });
 }
 
+// The same for weights as they are in memory, (COUNT, K, N); or, as the way back takes them, (COUNT, N, K).
+template <class P>
+inline void lay_out_matrices(const Team& m, const float* W) {
+  const long long K = P::K, N = P::N;
+  lay_out_all<P>(m, [&](int which, int k, int unit, int) { return W[(which * K + k) * N + unit]; });
+}
+template <class P>
+inline void lay_out_transposed(const Team& m, const float* W) {
+  const long long K = P::K, N = P::N;
+  lay_out_all<P>(m, [&](int which, int k, int unit, int) { return W[(which * N + unit) * K + k]; });
+}
+
 template <class X>
 inline unsigned char* exchanged(const Team& m, int turn) {
   return m.exchange + X::AT + (turn % 2) * X::BLOCKS * NT * 512;
@@ -120,20 +132,10 @@ inline void multiply(const Team& m, const Quad* weights, const Quad* in) {
   }
 }
 
-// One phase, in this order, where f stands for f(i, unit, row, own unit) of every result of this thread:
-//   before f   loads what does not wait for other blocks' activations
-//   during()   loads what does, beside the product
-//   after()    the product is done; its results are seen after a barrier
-//   apply f    takes the sums of the unit's gates too, and hands activations on
-//   close()    hands on what is not of one result
-//   finish f   writes what no other block waits for
-// False: a block never came.
-template <class P, class Before, class During, class After, class Apply, class Close, class Finish>
-inline bool phase(Team& m, const Quad* weights, const unsigned char* in, Before before, During during, After after,
-                  Apply apply, Close close, Finish finish) {
-  each<P>(m, before);
-  if (!m.wait()) return false;
-  during();
+// A product, all of its block's: apply(i, unit, row, own unit, sums of the unit's gates) for every result of this
+// thread, after() once before that. The partial sums are free again behind the next barrier.
+template <class P, class After, class Apply>
+inline void results(const Team& m, const Quad* weights, const unsigned char* in, After after, Apply apply) {
   multiply<P>(m, weights, reinterpret_cast<const Quad*>(in));
   after();
   block_barrier();
@@ -149,6 +151,23 @@ inline bool phase(Team& m, const Quad* weights, const unsigned char* in, Before 
     }
     apply(i, unit, row, own, sums);
   });
+}
+
+// One phase, in this order, where f stands for f(i, unit, row, own unit) of every result of this thread:
+//   before f   loads what does not wait for other blocks' activations
+//   during()   loads what does, beside the product
+//   after()    the product is done; its results are seen after a barrier
+//   apply f    takes the sums of the unit's gates too, and hands activations on
+//   close()    hands on what is not of one result
+//   finish f   writes what no other block waits for
+// False: a block never came.
+template <class P, class Before, class During, class After, class Apply, class Close, class Finish>
+inline bool phase(Team& m, const Quad* weights, const unsigned char* in, Before before, During during, After after,
+                  Apply apply, Close close, Finish finish) {
+  each<P>(m, before);
+  if (!m.wait()) return false;
+  during();
+  results<P>(m, weights, in, after, apply);
   close();
   m.arrive();
   each<P>(m, finish);
@@ -159,3 +178,16 @@ struct Nothing {
   template <class... Any>
   void operator()(Any...) const {}
 };
+
+// A phase of P with weight number `which`, a product of two: where there are weights of First, P's are the second
+// factor, and First hands its results on to P by X in a phase of its own; else P's are the whole.
+template <class First, class X, class P, class Before, class Apply, class Finish>
+inline bool factored_phase(Team& m, int which, const unsigned char* in, Before before, Apply apply, Finish finish) {
+  if (First::COUNT > 0) {
+    auto hand = [&](int, int unit, int row, int, const float* sums) { hand_on<X>(m, 0, unit, row, sums[0]); };
+    if (!phase<First>(m, slab<First>(m, which), in, Nothing(), Nothing(), Nothing(), hand, Nothing(), Nothing()))
+      return false;
+    in = exchanged<X>(m, 0);
+  }
+  return phase<P>(m, slab<P>(m, which), in, before, Nothing(), Nothing(), apply, Nothing(), finish);
+}
