@@ -227,6 +227,9 @@ def ours() -> dict[str, Any]:
         "lstm 768": (lambda: ungated.LSTM(768, 768).cuda(), 1024, 16, 768),
         "gru 768": (lambda: ungated.GRU(768, 768).cuda(), 1024, 16, 768),
         "gru 768, reset after": (lambda: ungated.GRU(768, 768, reset="after").cuda(), 1024, 16, 768),
+        "rhn 830, depth 10": (lambda: ungated.RHN(830, 830, depth=10).cuda(), 35, 20, 830),
+        "mogrifier 1014": (lambda: ungated.MogrifierLSTM(1014, 1014).cuda(), 64, 64, 1014),
+        "mogrifier 472": (lambda: ungated.MogrifierLSTM(88, 472, rounds=6, rank=58).cuda(), 200, 16, 88),
         "nn.LSTM 768": (lambda: nn.LSTM(768, 768).cuda(), 1024, 16, 768),
         "nn.GRU 768": (lambda: nn.GRU(768, 768).cuda(), 1024, 16, 768),
     }
@@ -255,6 +258,7 @@ def plans() -> dict[str, Any]:
         "rru 2.6M": (_rru, 200, 16, 88),
         "rru 70K": (lambda: _rru(1, 115, 2.0), 784, 64, 1),
         "lstm 768": (lambda: ungated.LSTM(128, 768).cuda(), 200, 16, 128),
+        "mogrifier 472": (lambda: ungated.MogrifierLSTM(88, 472, rounds=6, rank=58).cuda(), 200, 16, 88),
     }
     for name, (make, T, B, m) in cases.items():
         layer, x = make().bfloat16(), torch.randn(T, B, m, device="cuda", dtype=torch.bfloat16)
@@ -263,6 +267,7 @@ def plans() -> dict[str, Any]:
             with mock.patch.object(kernel, "plan", lambda *_, made=made: made), torch.no_grad():  # type: ignore[misc]
                 kernel._prepared.cache_clear()
                 shape = f"rows {made.rows}, blocks {made.ctas}, warps {made.warps}"
+                shape += ", two products a round" if made.work.other is not None else ""
                 try:
                     with ungated.backend("cuda"):
                         measured = 1e3 * milliseconds(partial(layer, x), 5, 0.3) / T
@@ -276,7 +281,7 @@ def plans() -> dict[str, Any]:
 
 def _best_plans(cell: Any, batch: int, count: int = 10) -> list[plan.Plan]:
     (work, _), device = cuda._WORKS[type(cell)](cell, False, False), kernel._gpu.device(0)
-    made = {(p.rows, p.ctas, p.warps): p for p in plan._candidates(work, "BF16", batch, device) if p}
+    made = {(p.work, p.rows, p.ctas, p.warps): p for p in plan._candidates(work, "BF16", batch, device) if p}
     return sorted(made.values(), key=lambda one: one.nanoseconds)[:count]
 
 

@@ -44,8 +44,13 @@ CASES: list[tuple[str, int, int, dict[str, Any], int, int, bool, bool]] = [
     ("rhn", 3, 1, {"depth": 1}, 1, 1, False, False),
     ("rhn", 5, 37, {"depth": 3}, 30, 9, True, True),
     ("rhn", 5, 830, {"depth": 10}, 5, 20, True, False),
+    ("mogrifier", 3, 1, {"rounds": 1, "rank": 1}, 1, 1, False, False),
+    ("mogrifier", 40, 37, {"rounds": 0}, 30, 9, True, True),
+    ("mogrifier", 19, 37, {"rounds": 2, "rank": 50}, 40, 3, True, True),
+    ("mogrifier", 88, 472, {"rounds": 6, "rank": 58}, 20, 16, True, False),
+    ("mogrifier", 1014, 1014, {}, 6, 70, False, True),
 ]
-SMALL: list[Any] = [(name, 5, 24, {}, 21, 9, True, True) for name in ("rru", "lstm", "gru", "rhn")]
+SMALL: list[Any] = [(name, 5, 24, {}, 21, 9, True, True) for name in CELLS]
 # How many times the error of the reference in the same dtype may be reached. TF32: of a reference that uses it as well.
 FACTORS = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0}
 EPS = {"fp32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7, "fp16": 2.0**-10}
@@ -54,6 +59,8 @@ TEAMS: dict[str, Callable[[Plan], bool]] = {
     "any team": lambda made: True,
     "one block": lambda made: made.ctas == 1,
     "several blocks": lambda made: made.ctas > 1,
+    "two products a round": lambda made: made.work.other is not None,
+    "one product a round": lambda made: made.work.kernel.startswith("mogrifier") and made.work.other is None,
 }
 
 
