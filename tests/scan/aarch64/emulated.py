@@ -71,7 +71,7 @@ class _Memory:
         return at
 
     def place(self, tensor: Tensor) -> int:
-        """The tensor's address there; one that is passed twice, or is a view of another, lies there twice. Of an empty one, null."""
+        """The tensor's address there, null of an empty one; a tensor that is passed twice lies there twice."""
         if tensor.numel() == 0:
             return 0
         dense = tensor if tensor.is_floating_point() else tensor.long()
