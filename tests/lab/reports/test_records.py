@@ -85,6 +85,14 @@ def test_groups_are_runs_that_differ_in_their_seed_alone(make_run: MakeRun) -> N
     ]
 
 
+def test_a_record_older_than_a_setting_goes_with_newer_ones_that_do_not_use_it(make_run: MakeRun) -> None:
+    older, newer = read_run(make_run(seed=0)), read_run(make_run(seed=1))
+    newer.result["settings"]["training.epoch_updates"] = None  # type: ignore[index]
+    assert len(by_settings([older, newer])) == 1
+    newer.result["settings"]["training.epoch_updates"] = 100  # type: ignore[index]
+    assert len(by_settings([older, newer])) == 2
+
+
 def test_numbers_are_short(make_run: MakeRun) -> None:
     record = read_run(make_run(valid=(8.123456789, 8.0, 7.9)))
     assert json.loads(record.to_json())["curve"]["valid nll_per_frame"][0] == 8.12346

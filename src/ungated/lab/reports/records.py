@@ -78,8 +78,12 @@ class Record:
 
     @property
     def settings(self) -> str:
-        """Every setting in one line of text: equal for runs that differ in their seed alone."""
-        return json.dumps(self.result["settings"], sort_keys=True)
+        """Every setting in one line of text: equal for runs that differ in their seed alone.
+
+        One that is none is left out, as it is from a record older than the setting.
+        """
+        given = {key: value for key, value in self.result["settings"].items() if value is not None}
+        return json.dumps(given, sort_keys=True)
 
     @property
     def changed(self) -> dict[str, Any]:
