@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -77,6 +78,13 @@ def test_what_fits_nowhere_has_no_plan() -> None:
     assert plan(lstm._work(3000, False, False), "BF16", 1, Device(1, 30_000, "sm_80")) is None
 
 
+def test_no_number_of_a_plan_is_more_than_an_int_holds() -> None:
+    made = plan(rru._work(20_000, 40_000, 1, True, False, False), "FP32", 8, H200)
+    assert made is not None
+    assert max(laid.scratch_at for laid in made.laid) >= 2**31
+    assert max(map(int, re.findall(r"= (\d+);", made.constants))) < 2**31
+
+
 @pytest.mark.parametrize("mode", ["BF16", "FP32"])
 @pytest.mark.parametrize(("n", "g", "B"), [(1, 3, 1), (37, 51, 9), (130, 70, 35)])
 def test_a_virtual_grid_takes_the_cell_s_step(n: int, g: int, B: int, mode: str) -> None:
@@ -103,22 +111,73 @@ def test_a_virtual_grid_takes_the_cell_s_step(n: int, g: int, B: int, mode: str)
     assert found > 5
 
 
+@pytest.mark.parametrize("mode", ["BF16", "FP32"])
+@pytest.mark.parametrize(("m", "n", "rounds", "B"), [(1, 3, 2, 1), (51, 37, 5, 9)])
+def test_a_virtual_grid_takes_the_mogrifier_s_step(m: int, n: int, rounds: int, B: int, mode: str) -> None:
+    generator = torch.manual_seed(0)
+    cell: Any = CELLS["mogrifier"](m, n, rounds=rounds, rank=5).double()  # type: ignore[call-arg]
+    x, h, c = (torch.randn(B, size, generator=generator, dtype=torch.float64) for size in (m, n, n))
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        want = cell.step(x, (h, c))[1]
+    A, factors, beta = ([p.detach().numpy() for p in given] for given in (cell.A, cell.B, cell.beta))
+    found = set()
+    for made in filter(None, _candidates(mogrifier._work(m, n, rounds, 5, True, False), mode, B, H200)):
+        apart = made.work.other is not None
+        found.add((apart, made.rows, made.ctas, made.warps))
+        of = {laid.product.name: laid for laid in made.laid}
+        side = of["Step"].product.K - n
+        W = np.zeros((side + n, 4 * n))
+        W[:m], W[side:] = cell.W_x.detach().numpy(), cell.W_h.detach().numpy()
+        by_unit = W.reshape(side + n, 4, n).transpose(0, 2, 1).reshape(side + n, 4 * n)
+        for first in range(0, B, made.rows):
+            rows = slice(first, min(first + made.rows, B))
+            pair = [x.numpy()[rows], h.numpy()[rows]]
+            for k in range(rounds):
+                w, whole = pair[1 - k % 2], factors[k] if apart else A[k] @ factors[k]
+                if apart:
+                    w = _phase(made, of["FromX" if k % 2 else "FromH"], w, A[k])
+                e = _sigmoid(beta[k] + _phase(made, of["ToH" if k % 2 else "ToX"], w, whole))
+                pair[k % 2] = pair[k % 2] * 2.0 * e
+            beside = np.zeros((len(pair[0]), side + n))
+            beside[:, :m], beside[:, side:] = pair
+            sums = _phase(made, of["Step"], beside, by_unit)
+            b = [p.detach().numpy() for p in (cell.b_j, cell.b_o, cell.b_f, cell.b_i)]
+            j, o, f, i = (sums[:, gate::4] + b[gate] for gate in range(4))
+            f = _sigmoid(f)
+            new_c = f * c.numpy()[rows] + np.minimum(1.0 - f, _sigmoid(i)) * np.tanh(j)
+            new_h = _sigmoid(o) * np.tanh(new_c)
+            np.testing.assert_allclose(new_h, want[0].numpy()[rows], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(new_c, want[1].numpy()[rows], rtol=1e-9, atol=1e-9)
+    assert {apart for apart, *_ in found} == {False, True}
+    assert len(found) > 8
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
 def _phase(made: Plan, laid: Laid, exchanged: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """All blocks of a team, warp by warp, over what is laid out for each in tiles and blocks of terms."""
-    rows, K, terms = len(exchanged), laid.product.K, block_terms(made.mode)
+    """All blocks of a team, warp by warp, over what is laid out for each in tiles and blocks of terms.
+
+    The columns of W, and of the result, are unit by unit, the gates of each side by side.
+    """
+    rows, K, terms, gates = len(exchanged), laid.product.K, block_terms(made.mode), laid.product.gates
     x = np.zeros((rows, laid.blocks * terms))
     x[:, :K] = exchanged
-    result = np.full((rows, laid.product.N), np.nan)
+    result = np.full((rows, laid.product.N * gates), np.nan)
     for rank in range(made.ctas):
-        units = range(rank * laid.units, min((rank + 1) * laid.units, laid.product.N))
+        columns = slice(*(min(edge * laid.units, laid.product.N) * gates for edge in (rank, rank + 1)))
+        count = columns.stop - columns.start
         slab = np.zeros((laid.blocks * terms, laid.tiles * 16))
-        slab[:K, : len(units)] = W[:, list(units)]
+        slab[:K, :count] = W[:, columns]
         partial = np.zeros((laid.wk, rows, laid.stride))
         for warp in range(laid.warps):
             tiles, blocks = _of_warp(laid, warp)
-            columns, along = slice(tiles.start * 16, tiles.stop * 16), slice(blocks.start * terms, blocks.stop * terms)
-            partial[warp % laid.wk][:, columns] = x[:, along] @ slab[along, columns]
-        result[:, list(units)] = partial.sum(0)[:, : len(units)]
+            across, along = slice(tiles.start * 16, tiles.stop * 16), slice(blocks.start * terms, blocks.stop * terms)
+            partial[warp % laid.wk][:, across] = x[:, along] @ slab[along, across]
+        result[:, columns] = partial.sum(0)[:, :count]
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +170,22 @@ def forgetful() -> Iterator[None]:
     yield
     for found in caches:
         found.cache_clear()
+
+
+@pytest.mark.parametrize("B", [1, 64])
+def test_blocks_that_the_gpu_cannot_hold_are_a_reason(monkeypatch: pytest.MonkeyPatch, B: int) -> None:
+    made = plan(lstm._work(16 if B == 1 else 768, False, False), "BF16", B, H200)
+    assert made is not None
+    assert (made.ctas == 1) == (B == 1)
+    monkeypatch.setattr(kernel.GPU, "device", lambda self, index: H200)
+    monkeypatch.setattr(kernel, "cubin", lambda source, arch: b"")
+    for resident in (made.ctas, made.ctas - 1):
+        monkeypatch.setattr(kernel, "Function", lambda *_, held=resident: SimpleNamespace(resident=held))
+        if resident == made.ctas:
+            kernel.GPU().function(made, 0)
+            continue
+        with pytest.raises(Unavailable, match=f"of which the GPU holds {resident}"):
+            kernel.GPU().function(made, 0)
 
 
 class Without:

@@ -79,7 +79,7 @@ class GPU:
         function = Function(
             cubin(source(made), self.device(index).arch), "scan", index, made.threads, made.shared_bytes
         )
-        if made.ctas > 1 and function.resident < made.ctas:
+        if function.resident < made.ctas:
             raise Unavailable(f"{made.ctas} blocks should run at once, of which the GPU holds {function.resident}")
         return function
 

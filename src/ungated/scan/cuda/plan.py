@@ -14,7 +14,7 @@ from functools import cache
 MODES = ("BF16", "FP16", "TF32", "FP32")
 
 # Sizes of kernels/factors.h, the same in every mode.
-_TILE_BLOCK, _ROWS_BLOCK, _STAGE_ROW = 1024, 512, 80
+_TILE_BLOCK, _ROWS_BLOCK, _STAGE_ROW, _QUAD = 1024, 512, 80, 16
 
 _THREADS_OF_WARP, _ROWS_OF_TILE, _COLUMNS_OF_TILE = 32, 8, 16
 # What stays in registers, of which 16 warps have half as many each as 8: results of a phase that a thread may have,
@@ -300,7 +300,7 @@ def _members(laid: Laid) -> dict[str, int]:
         "LD": laid.stride,
         "RESIDENT": laid.resident,
         "SLAB_AT": laid.slab_at,
-        "SCRATCH_AT": laid.scratch_at,
+        "SCRATCH_AT": laid.scratch_at // _QUAD,  # in bytes it may be more than an int holds
     }
 
 

@@ -24,7 +24,7 @@ inline Quad* slab(const Team& m, int which = 0) {
   constexpr int SIZE = P::TILES * P::BLOCKS * WEIGHTS;
   Quad* near = reinterpret_cast<Quad*>(m.local + P::SLAB_AT) + which * SIZE;
   if (P::RESIDENT == P::COUNT) return near;
-  Quad* far = reinterpret_cast<Quad*>(m.x.scratch) + P::SCRATCH_AT / 16;
+  Quad* far = reinterpret_cast<Quad*>(m.x.scratch) + P::SCRATCH_AT;
   far += static_cast<long long>(which * CTAS + m.rank) * SIZE;
   return which < P::RESIDENT ? near : far;
 }
