@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ungated.cells import CELLS
 from ungated.cells.cell import Cell, Noise, State, map_state
-from ungated.scan import PATHS, choose, cpu
+from ungated.scan import LAYERS, PATHS, choose
 from ungated.scan.cpu import library
 from ungated.scan.reference import reference_scan
 
@@ -35,7 +35,6 @@ draws = hypothesis.settings(
 )
 
 #: What is compared: the paths along time, and those from a layer's input to its output.
-LAYERS = {"cpu": cpu.LAYERS}
 WAYS = (*PATHS, *(f"{path} layer" for path in LAYERS))
 
 #: How often a case is tried again with other numbers before the medians are judged: small tensors, kinks and the

@@ -27,6 +27,7 @@ from ungated.scan.lstm_torch import lstm_scan
 from ungated.scan.mogrifier_torch import mogrifier_scan
 from ungated.scan.reference import reference_scan
 from ungated.scan.rhn_torch import rhn_scan
+from ungated.scan.rru_layer_torch import rru_layer
 from ungated.scan.rru_torch import rru_scan
 from ungated.scan.triton import SCANS as TRITON_SCANS
 from ungated.scan.triton import unavailable as triton_unavailable
@@ -45,6 +46,12 @@ PATHS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
         LSTMCell: lstm_scan,
         MogrifierLSTMCell: mogrifier_scan,
     },
+}
+
+#: As PATHS, from a layer's input to its output.
+LAYERS: dict[str, dict[type[Cell], Callable[..., tuple[Tensor, Any]]]] = {
+    "cpu": CPU_LAYERS,
+    "torch": {RRUCell: rru_layer},
 }
 BACKENDS = ("auto", "reference", *PATHS)
 
@@ -99,11 +106,11 @@ def scan_layer(
     cell: Cell, x: Tensor, state: State, noise: Noise = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, State]:
     """`cell.readout` of `scan` of `cell.project(x, noise)`, all in one where a path has that: x (T, B, m) -> output."""
-    whole = next(
-        (run for known, run in CPU_LAYERS.items() if x.device.type == "cpu" and _has_stages_of(known, cell)), None
-    )
-    if whole is not None and choose(cell, x, state, noise, lengths).path == "cpu":
-        return whole(cell, x, state, noise, lengths)
+    whole = {path: run for path, runs in LAYERS.items() for known, run in runs.items() if _has_stages_of(known, cell)}
+    if whole:
+        path = choose(cell, x, state, noise, lengths).path
+        if path in whole:
+            return whole[path](cell, x, state, noise, lengths)
     features, last = scan(cell, cell.project(x, noise), state, noise, lengths)
     return cell.readout(features), last
 

@@ -12,9 +12,9 @@ from torch import Tensor
 #: until the next call with the same `out`.
 Product = Callable[[Tensor | None, Tensor, Tensor], Tensor]
 
-# Below these sizes a packed product costs more in its call than it gains (measured against MKL and its own packing at
-# every call, AVX-512, two threads).
-_PACKED_ENTRIES, _PACKED_ROWS, _PACKED_STEPS = 1_200_000, 8, 8
+# Below these sizes a packed product costs more in its call, or over all steps in the packing, than it gains (measured
+# against MKL, which packs at every call; AVX-512, two threads).
+_PACKED_ENTRIES, _PACKED_ROWS, _PACKED_STEPS, _PACKED_ROWS_IN_ALL = 300_000, 8, 8, 700
 
 # For fewer rows MKL adds the terms of a product to the base one by one, and rounds each time.
 _EXACT_ROWS = 4
@@ -28,6 +28,7 @@ def product(W: Tensor, rows: int, steps: int, reduced: torch.dtype | None = None
     if reduced is not None:
         return _reduced(W.to(reduced), reduced)
     large = W.numel() >= _PACKED_ENTRIES and rows >= _PACKED_ROWS and steps >= _PACKED_STEPS
+    large = large and rows * steps >= _PACKED_ROWS_IN_ALL
     if large and W.device.type == "cpu" and W.dtype == torch.float32 and _can_pack():
         return _packed(W, rows)
     # A transposed view stays one: for a single row, the product with a copy of it sums in a less exact order.
@@ -53,6 +54,14 @@ def batched(a: Tensor, b: Tensor, reduced: torch.dtype | None = None) -> Tensor:
     if reduced is None:
         return a.t() @ b
     return (a.to(reduced).t() @ b.to(reduced)).to(a.dtype)
+
+
+def add_batched(total: Tensor, a: Tensor, b: Tensor, reduced: torch.dtype | None = None) -> None:
+    """Add `batched` of a and b to a total in their dtype."""
+    if reduced is None:
+        total.addmm_(a.flatten(0, 1).t(), b.flatten(0, 1))
+    else:
+        total.add_(batched(a, b, reduced))
 
 
 def _plain(W: Tensor, *, apart: bool) -> Product:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -40,8 +40,12 @@ def reference_in(
     reduced: torch.dtype | None, cell: Any, drive: Tensor, state: State, noise: Noise, lengths: Tensor | None
 ) -> tuple[Tensor, ...]:
     """`reference_scan` under autocast to `reduced` (None: not at all), whatever is around it; all tensors in a row."""
-    device = drive.device.type
-    known = torch.amp.is_autocast_available(device)
-    with torch.autocast(device, dtype=reduced, enabled=reduced is not None) if known else nullcontext():
+    with autocast_to(reduced, drive.device.type):
         features, last = reference_scan(cell, drive, state, noise, lengths)
     return (features, last) if isinstance(last, Tensor) else (features, *last)
+
+
+def autocast_to(reduced: torch.dtype | None, device: str) -> AbstractContextManager[Any]:
+    """Autocast to `reduced` (None: not at all) on a type of device."""
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, dtype=reduced, enabled=reduced is not None) if known else nullcontext()
