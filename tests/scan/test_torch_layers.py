@@ -39,9 +39,10 @@ def _one_seed() -> None:
 
 
 @pytest.fixture
-def spans_of_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def spans_of_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rru_layer_torch, "_SPAN_ENTRIES", 1)
     monkeypatch.setattr(rru_layer_torch, "_FEWEST_ROWS", 6)
+    monkeypatch.setattr(rru_layer_torch, "_FEWEST_ROWS_BACK", 9)
 
 
 def run(path: str, cell: Cell, x: Tensor, state: State, noise: Noise, lengths: Tensor | None) -> list[Tensor]:
@@ -54,7 +55,7 @@ def run(path: str, cell: Cell, x: Tensor, state: State, noise: Noise, lengths: T
 @pytest.mark.parametrize("ragged", [False, True], ids=["", "ragged"])
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 def test_output_state_and_every_gradient(
-    case: Case, masked: bool, ragged: bool, part: str, spans_of_two_steps: None
+    case: Case, masked: bool, ragged: bool, part: str, spans_of_few_steps: None
 ) -> None:
     cell, x = case.cell(), torch.randn(7, 3, 3, dtype=torch.float64)
     noise = random_noise(cell, 7, 3) if masked else None

@@ -35,10 +35,9 @@ def product(W: Tensor, rows: int, steps: int, reduced: torch.dtype | None = None
     return _plain(W if 1 in W.stride() else W.contiguous(), apart=rows < _EXACT_ROWS and W.device.type == "cpu")
 
 
-def put(result: Tensor, place: Tensor) -> None:
-    """See that a product's result is where it should be."""
-    if result is not place:
-        place.copy_(result)
+def put(result: Tensor, place: Tensor) -> Tensor:
+    """See that a product's result is where it should be, which is returned."""
+    return result if result is place else place.copy_(result)
 
 
 def tf32_allowed() -> bool:

@@ -17,7 +17,7 @@ spans of time steps, while what they are made of is in the cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -34,8 +34,9 @@ from ungated.scan.reference import autocast_to, reference_scan
 from ungated.scan.rru_torch import rru_scan
 from ungated.scan.scan_op import Gradient, scan_op
 
-# A span of steps backwards: its gradients should stay in the cache, and its products be large (measured, not sharp).
-_SPAN_ENTRIES, _FEWEST_ROWS = 1 << 19, 512
+# A span of steps: what is made of it should stay in the cache, and its products be large, the more so backwards, where
+# each adds to all weights' gradients (measured, not sharp).
+_SPAN_ENTRIES, _FEWEST_ROWS, _FEWEST_ROWS_BACK = 1 << 19, 512, 2048
 
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
@@ -92,107 +93,137 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, **kept, h=new(T, B, n), e=new(T, B, n + p))
 
 
+def _span(a: _Arguments, fewest_rows: int) -> int:
+    """How many time steps one has."""
+    (T, B), g = a.x.shape[:2], a.W_h.shape[1]
+    return min(T, max(1, max(fewest_rows, _SPAN_ENTRIES // g) // B))
+
+
 def _forward(made: _Made, a: _Arguments) -> None:
-    (T, B), (n, g), p, new = a.x.shape[:2], a.W_h.shape, a.W_o.shape[1], a.x.new_empty
-    kept = made if a.save else made._replace(a=fresh(a.x, T, B, g), q=new(T, B, 1), e=new(T, B, n + p))
-    layers, root = len(a.W_k), math.sqrt(g)
-    drive = kept.a.view(T * B, g)
-    put(product(a.W_x, T * B, 1, a.reduced)(a.b_j, a.x.reshape(T * B, -1), drive), drive)
-    a_, q, e, c = kept.a.unbind(0), kept.q.unbind(0), kept.e.unbind(0), kept.e[..., :n].unbind(0)
-    y = [y_k.unbind(0) for y_k in made.y] if a.save else [[new(B, g)] * T for _ in a.W_k]
-    h, noise = state_places(a.h0, made.h, made.last, T), _masks(a)
+    (T, B), n, steps = a.x.shape[:2], a.h0.shape[1], _span(a, _FEWEST_ROWS)
+    with_W_x, h = product(a.W_x, steps * B, 1, a.reduced), state_places(a.h0, made.h, made.last, T)
+    kept, run = made if a.save else _scratch(a, steps), _loop(a, h)
+    for start in range(0, T, steps):
+        span = slice(start, min(start + steps, T))
+        place = span if a.save else slice(span.stop - start)
+        part = kept._replace(a=kept.a[place], q=kept.q[place], e=kept.e[place], y=kept.y[:, place])
+        drive = part.a.flatten(0, 1)
+        put(with_W_x(a.b_j, a.x[span].reshape(len(drive), -1), drive), drive)
+        run(start, part)
+        if a.W_k:
+            torch.add(a.b_o, part.e[..., n:], out=made.output[span])
+        else:
+            torch.addcdiv(a.b_o, part.e[..., n:], part.q, value=math.sqrt(a.W_h.shape[1]), out=made.output[span])
+
+
+def _scratch(a: _Arguments, steps: int) -> _Made:
+    """What a span leaves, if no backward pass follows."""
+    kept = _allocate(a._replace(x=a.x[:steps], save=True))
+    return kept._replace(y=a.x.new_empty(len(a.W_k), 1, *kept.a.shape[1:]).expand(-1, *kept.a.shape))
+
+
+def _loop(a: _Arguments, h: list[Tensor]) -> Callable[[int, _Made], None]:
+    """loop(start, made): the steps from `start` on of a span, of which `made` holds the drive in `a`, and its own.
+
+    h: T + 1 states, of which the first is given.
+    """
+    (T, B), (n, g), new = a.x.shape[:2], a.W_h.shape, a.x.new_empty
+    layers, root, noise = len(a.W_k), math.sqrt(g), _masks(a)
     with_W_h, with_W_k = product(a.W_h, B, T, a.reduced), [product(W, B, T, a.reduced) for W in a.W_k]
     with_W_co, b_c, s = product(_out_of_middle(a), B, T, a.reduced), a.b_c * a.Z, _kept_share(a)
     first_end, ended = ended_rows(a.lengths, T)
-    scratch, masked, least = new(B, g), new(B, g), a.x.new_full((), math.sqrt(g * EPSILON))
+    rectified, masked, least = new(B, g), new(B, g), a.x.new_full((), math.sqrt(g * EPSILON))
 
-    if not a.normalize:
-        kept.q.fill_(root)
-    for t in range(T):
-        a_t = with_W_h(a_[t], h[t], a_[t])
-        if a.save:
-            put(a_t, a_[t])
-        if a.normalize:
-            torch.linalg.vector_norm(a_t, 2, -1, True, out=q[t])
-            torch.hypot(q[t], least, out=q[t])
-        j = torch.clamp_min(a_t, 0.0, out=scratch)
-        for k in range(layers):
-            if k == 0:
-                torch.addcdiv(a.b_k[k], with_W_k[k](None, j, masked), q[t], value=root, out=y[k][t])
+    def run(start: int, made: _Made) -> None:
+        a_, q, e, c = made.a.unbind(0), made.q.unbind(0), made.e.unbind(0), made.e[..., :n].unbind(0)
+        y = [y_k.unbind(0) for y_k in made.y]
+        if not a.normalize:
+            made.q.fill_(root)
+        for i in range(len(a_)):
+            before, after = h[start + i], h[start + i + 1]
+            a_t = put(with_W_h(a_[i], before, a_[i]), a_[i])
+            if a.normalize:
+                torch.linalg.vector_norm(a_t, 2, -1, True, out=q[i])
+                torch.hypot(q[i], least, out=q[i])
+            j = torch.clamp_min(a_t, 0.0, out=rectified)
+            for k in range(layers):
+                if k == 0:
+                    torch.addcdiv(a.b_k[k], with_W_k[k](None, j, masked), q[i], value=root, out=y[k][i])
+                else:
+                    put(with_W_k[k](a.b_k[k], j, y[k][i]), y[k][i])
+                j = y[k][i].clamp_min_(0.0)
+            if noise is not None:
+                j = torch.mul(j, noise[start + i], out=masked)
+            put(with_W_co(None, j, e[i]), e[i])
+            torch.addcmul(b_c, s, before, out=after)
+            if layers:
+                after.add_(c[i])
             else:
-                put(with_W_k[k](a.b_k[k], j, y[k][t]), y[k][t])
-            j = y[k][t].clamp_min_(0.0)
-        if noise is not None:
-            j = torch.mul(j, noise[t], out=masked)
-        put(with_W_co(None, j, e[t]), e[t])
-        torch.addcmul(b_c, s, h[t], out=h[t + 1])
-        if layers:
-            h[t + 1].add_(c[t])
-        else:
-            h[t + 1].addcdiv_(c[t], q[t], value=root)
-        if ended is not None and t >= first_end:
-            torch.where(ended[t], h[t], h[t + 1], out=h[t + 1])
-    if layers:
-        torch.add(a.b_o, kept.e[..., n:], out=made.output)
-    else:
-        torch.addcdiv(a.b_o, kept.e[..., n:], kept.q, value=root, out=made.output)
+                after.addcdiv_(c[i], q[i], value=root)
+            if ended is not None and start + i >= first_end:
+                torch.where(ended[start + i], before, after, out=after)
+
+    return run
 
 
 def _backward(
     gradients: Sequence[Tensor | None], made: _Made, a: _Arguments, wanted: Sequence[bool]
 ) -> list[Gradient | None]:
-    (T, B), (n, g), new = a.x.shape[:2], a.W_h.shape, a.x.new_empty
-    P, G_h0, layers = fresh(a.x, *made.e.shape), new(B, n), len(a.W_k)
-    for place, gradient in ((P[..., n:], gradients[0]), (P[-1, :, :n], gradients[1])):
-        place.zero_() if gradient is None else place.copy_(gradient)
+    (T, B), (n, g), steps = a.x.shape[:2], a.W_h.shape, _span(a, _FEWEST_ROWS_BACK)
+    G_h = a.h0.new_zeros(B, n) if gradients[1] is None else gradients[1].clone(memory_format=torch.contiguous_format)
     r = math.sqrt(g) / made.q
-    back = _Back(a, made, P, [G_h0, *P[..., :n].unbind(0)], r)
-    steps = min(T, max(1, max(_FEWEST_ROWS, _SPAN_ENTRIES // g) // B))
-    sums = _Sums(a, made, P, r, steps) if any(wanted[2:]) else None
+    back, sums = _Back(a, made, r, G_h), _Sums(a, made, r, steps) if any(wanted[2:]) else None
     G_x = fresh(a.x, *a.x.shape) if wanted[0] else None
     with_W_x = product(a.W_x.t(), steps * B, 1, a.reduced)
-    G_a, *G_k = (fresh(a.x, steps, B, g) for _ in range(1 + layers))
+    P, G_a, *G_k = (fresh(a.x, steps, B, width) for width in (made.e.shape[2], *[g] * (1 + len(a.W_k))))
     for end in range(T, 0, -steps):
         span = slice(max(end - steps, 0), end)
-        G_span, *G_k_span = (G[: end - span.start] for G in (G_a, *G_k))
-        back.run(span, G_span, G_k_span)
+        P, G_a, *G_k = (part[: end - span.start] for part in (P, G_a, *G_k))
+        if gradients[0] is None:
+            P[..., n:].zero_()
+        else:
+            P[..., n:].copy_(gradients[0][span])
+        back.run(span, P, G_a, G_k)
         if sums is not None:
-            sums.add(span, G_span, G_k_span)
+            sums.add(span, P, G_a, G_k)
         if G_x is not None:
             place = G_x[span].view(-1, a.x.shape[2])
-            put(with_W_x(None, G_span.flatten(0, 1), place), place)
+            put(with_W_x(None, G_a.flatten(0, 1), place), place)
     if G_x is not None:
         G_x.mul_(r)
     no_gradient = [None for mask in (a.noise, a.lengths) if mask is not None]
-    found = [G_x, G_h0, *no_gradient, *([None] * (len(wanted) - 2) if sums is None else sums.gradients())]
+    found = [G_x, G_h, *no_gradient, *([None] * (len(wanted) - 2) if sums is None else sums.gradients())]
     return [None if gradient is None else partial(_itself, gradient) for gradient in found]
 
 
 class _Back:
-    """The loop backwards. G_h: (B, n) for each of T + 1 states, of which the last is given."""
+    """The loop backwards. G_h: the gradient that reaches the state, which is changed on the way."""
 
-    def __init__(self, a: _Arguments, made: _Made, P: Tensor, G_h: list[Tensor], r: Tensor) -> None:
-        (T, B, g), n, new = made.a.shape, a.h0.shape[1], P.new_empty
-        self._normalize, self._G_h, self._s = a.normalize, G_h, _kept_share(a)
-        self._P, self._e, self._a_ = P.unbind(0), made.e.unbind(0), made.a.unbind(0)
+    def __init__(self, a: _Arguments, made: _Made, r: Tensor, G_h: Tensor) -> None:
+        (T, B, g), new = made.a.shape, r.new_empty
+        self._normalize, self._s, self._G_h = a.normalize, _kept_share(a), G_h
+        self._e, self._a_ = made.e.unbind(0), made.a.unbind(0)
         self._y, self._noise = [y_k.unbind(0) for y_k in made.y], _masks(a)
         self._r, self._factor = r.unbind(0), made.q.square().reciprocal_().neg_().unbind(0)
         self._first_end, self._ended = ended_rows(a.lengths, T)
         self._with_W_h = product(a.W_h.t(), B, T, a.reduced)
         self._with_W_k = [product(W.t(), B, T, a.reduced) for W in a.W_k]
         self._with_W_co = product(_out_of_middle(a).t(), B, T, a.reduced)
-        self._short, self._state, self._long, self._mean = new(P.shape[1:]), new(B, n), new(B, g), new(B, 1)
+        self._short, self._state, self._long = new(made.e.shape[1:]), new(G_h.shape), new(B, g)
+        self._mean = new(B, 1)
 
-    def run(self, span: slice, G_a: Tensor, G_k: Sequence[Tensor]) -> None:
-        """Fill in G_t of these steps, and the gradients by what the other ReLUs take."""
-        P, e, a_, y, factor, mean = self._P, self._e, self._a_, self._y, self._factor, self._mean
+    def run(self, span: slice, P: Tensor, G_a: Tensor, G_k: Sequence[Tensor]) -> None:
+        """Fill in P, G_t and the gradients by what the other ReLUs take, all of these steps; G(o_t) is in P."""
+        e, a_, y, factor, mean = self._e, self._a_, self._y, self._factor, self._mean
         into, others, noise, long = G_a.unbind(0), [G.unbind(0) for G in G_k], self._noise, self._long
+        G_h, rows = [self._G_h, *P[..., : self._G_h.shape[1]].unbind(0)], P.unbind(0)
+        G_h[-1].copy_(self._G_h)
         for i, t in reversed(list(enumerate(range(span.start, span.stop)))):
-            G_after, kept = self._G_h[t + 1], None
+            G_after, kept = G_h[i + 1], None
             if self._ended is not None and t >= self._first_end:
                 kept = G_after.clone()
                 G_after.masked_fill_(self._ended[t], 0.0)
-            G = self._with_W_co(None, P[t], long)
+            G = self._with_W_co(None, rows[i], long)
             if noise is not None:
                 G = torch.mul(G, noise[t], out=long)
             for k in range(len(y) - 1, -1, -1):
@@ -200,9 +231,9 @@ class _Back:
                 G = self._with_W_k[k](None, G, long)
             G = _relu_backward(G, a_[t], 0.0, grad_input=into[i])
             if self._normalize:
-                parts = torch.mul(G, a_[t], out=long) if y else torch.mul(P[t], e[t], out=self._short)
+                parts = torch.mul(G, a_[t], out=long) if y else torch.mul(rows[i], e[t], out=self._short)
                 G.addcmul_(a_[t], torch.sum(parts, -1, True, out=mean).mul_(factor[t]))
-            G_before = torch.mul(G_after, self._s, out=self._G_h[t])
+            G_before = torch.mul(G_after, self._s, out=G_h[i])
             if self._ended is not None and kept is not None:
                 torch.where(self._ended[t], kept, G_before, out=G_before)
             G_before.addcmul_(self._with_W_h(None, G, self._state), self._r[t])
@@ -211,17 +242,17 @@ class _Back:
 class _Sums:
     """The gradients of weights and biases, summed over time and batch, spans of so many steps at a time."""
 
-    def __init__(self, a: _Arguments, made: _Made, P: Tensor, r: Tensor, steps: int) -> None:
+    def __init__(self, a: _Arguments, made: _Made, r: Tensor, steps: int) -> None:
         (B, g), (n, m), new = made.a.shape[1:], (a.h0.shape[1], a.x.shape[2]), a.x.new_zeros
-        self._a, self._made, self._P, self._r = a, made, P, r
-        self._into_middle, self._out_of_middle = new(n + m, g), new(g, P.shape[2])
+        self._a, self._made, self._r, width = a, made, r, made.e.shape[2]
+        self._into_middle, self._out_of_middle = new(n + m, g), new(g, width)
         self._W_k, self._b_k = [torch.zeros_like(W) for W in a.W_k], [torch.zeros_like(b) for b in a.b_k]
-        self._b_j, self._b_co, self._s = new(g), new(P.shape[2]), new(n)
+        self._b_j, self._b_co, self._s = new(g), new(width), new(n)
         self._ones = a.x.new_ones(steps, B, 1)
-        self._left, self._j, self._right = (fresh(a.x, steps, B, width) for width in (n + m, g, P.shape[2]))
+        self._left, self._j, self._right = (fresh(a.x, steps, B, width) for width in (n + m, g, width))
 
-    def add(self, span: slice, G_a: Tensor, G_k: Sequence[Tensor]) -> None:
-        a, made, h, r, P = self._a, self._made, self._made.h[span], self._r[span], self._P[span]
+    def add(self, span: slice, P: Tensor, G_a: Tensor, G_k: Sequence[Tensor]) -> None:
+        a, made, h, r = self._a, self._made, self._made.h[span], self._r[span]
         left, j, right, ones = (part[: len(h)] for part in (self._left, self._j, self._right, self._ones))
         torch.cat((h, a.x[span]), -1, out=left).mul_(r)
         add_batched(self._into_middle, left, G_a, a.reduced)
