@@ -42,10 +42,12 @@ def _work(n: int, after: bool, masked: bool, ragged: bool, *, backward: bool = F
     products: tuple[Product, ...]
     exchanges: tuple[tuple[str, int], ...]
     if after:
-        products = (Product("Step", 3 * n, n, "Z") if backward else Product("Step", n, n, "H", gates=3),)
+        products = (
+            Product("Step", 3 * n, n, "Z", held=11) if backward else Product("Step", n, n, "H", gates=3, held=10),
+        )
         exchanges = (("Z", 3 * n),) if backward else (("H", n),)
     else:
-        gates = Product("Gates", 2 * n, n, "Z") if backward else Product("Gates", n, n, "H", gates=2)
+        gates = Product("Gates", 2 * n, n, "Z", held=9) if backward else Product("Gates", n, n, "H", gates=2, held=8)
         products = (gates, Product("Candidate", n, n, "C" if backward else "R"))
         exchanges = (("C", n), ("Z", 2 * n)) if backward else (("H", n), ("R", n))
     kernel = f"gru_{'after' if after else 'before'}_{'backward' if backward else 'forward'}"

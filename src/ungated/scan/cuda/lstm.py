@@ -40,8 +40,8 @@ def works(cell: LSTMCell, masked: bool, ragged: bool) -> tuple[Work, Work]:
 def _work(n: int, masked: bool, ragged: bool, *, backward: bool = False) -> Work:
     constants = (("MASKED", int(masked)), ("RAGGED", int(ragged)))
     if backward:
-        return Work("lstm_backward", (Product("Step", 4 * n, n, "Z"),), (("Z", 4 * n),), constants=constants)
-    return Work("lstm_forward", (Product("Step", n, n, "H", gates=4),), (("H", n),), constants=constants)
+        return Work("lstm_backward", (Product("Step", 4 * n, n, "Z", held=11),), (("Z", 4 * n),), constants=constants)
+    return Work("lstm_forward", (Product("Step", n, n, "H", gates=4, held=10),), (("H", n),), constants=constants)
 
 
 def _of(a: _Arguments, *, backward: bool = False) -> Work:

@@ -60,16 +60,18 @@ def _way(
     middle = rank or 1
     products = [
         Product("FromH", n, middle, "EH" if backward else "XH", count=to_x if rank else 0),
-        Product("ToX", rank or n, m, "U" if rank else "EH" if backward else "XH", count=to_x),
+        Product(
+            "ToX", rank or n, m, "U" if rank else "EH" if backward else "XH", count=to_x, held=0 if backward else 3
+        ),
         Product("FromX", m, middle, "EX" if backward else "XH", count=to_h if rank else 0),
         Product("ToH", rank or m, n, "U" if rank else "EX" if backward else "XH", count=to_h),
     ]
     exchanges = [("U", rank or 0)]
     if backward:
-        products += [Product("StepX", 4 * n, m, "Z"), Product("StepH", 4 * n, n, "Z")]
+        products += [Product("StepX", 4 * n, m, "Z", held=6), Product("StepH", 4 * n, n, "Z", held=24)]
         exchanges += [("Z", 4 * n), ("EX", m), ("EH", n)]
     else:
-        products += [Product("Step", side + n, n, "XH", gates=4)]
+        products += [Product("Step", side + n, n, "XH", gates=4, held=13)]
         exchanges += [("XH", side + n)]
     constants = (("ROUNDS", rounds), ("SIDE", side), ("MASKED", int(masked)), ("RAGGED", int(ragged)))
     kernel = f"mogrifier_{'backward' if backward else 'forward'}"

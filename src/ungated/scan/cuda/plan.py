@@ -23,6 +23,11 @@ _MOST_RESULTS = {4: 40, 8: 40, 16: 16}
 _SUMS = {4: 16, 8: 16, 16: 6}
 _UNDER_WAY = {4: 8, 8: 8, 16: 4}
 
+# How many numbers a thread may hold beside a product, and the bytes that go to memory and back at every step for each
+# one more, with its address: from what the assembler reports of the kernels.
+_MOST_HELD = {4: 44, 8: 44, 16: 16}
+_SPILLED = 35
+
 # What a phase costs, in nanoseconds: the model of a Hopper GPU by which plans are compared. The card was not measured.
 _MEETING, _BLOCK_MEETING, _EPILOGUE = 1000.0, 40.0, 60.0
 _FROM_L2, _FROM_SHARED = 42.0, 220.0  # bytes a nanosecond and multiprocessor
@@ -33,7 +38,10 @@ _RATE = {"BF16": 1.1, "FP16": 1.1, "TF32": 1.1, "FP32": 9.0}  # the same, of a m
 
 @dataclass(frozen=True)
 class Product:
-    """A product of a step: K terms, N units with a result of each of `gates` columns, by `count` weights in turn."""
+    """A product of a step: K terms, N units with a result of each of `gates` columns, by `count` weights in turn.
+
+    held: what a thread keeps for each of its units and rows, also while it multiplies.
+    """
 
     name: str
     K: int
@@ -41,6 +49,7 @@ class Product:
     takes: str
     gates: int = 1
     count: int = 1
+    held: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,12 @@ class Plan:
     @property
     def threads(self) -> int:
         return self.warps * _THREADS_OF_WARP
+
+    @property
+    def spilled_bytes(self) -> int:
+        """What the assembler is thought to report of each thread."""
+        held = sum(_up(laid.units * self.rows, self.threads) * laid.product.held for laid in self.laid)
+        return _SPILLED * max(0, held - _MOST_HELD[self.warps])
 
     @property
     def streamed(self) -> bool:
@@ -257,7 +272,8 @@ def _placed(laid: list[Laid], used: int, limit: int, ctas: int) -> tuple[tuple[L
 def _with_time(made: Plan, batch: int, device: Device) -> Plan:
     waves = _up(batch, made.rows * (device.multiprocessors // made.ctas))
     busy = min(made.ctas * _up(batch, made.rows), device.multiprocessors) / device.multiprocessors
-    total = 0.0
+    from_l2 = _FROM_L2 / busy**0.5
+    total = made.spilled_bytes * made.threads / from_l2
     for part in made.laid:
         count, resident = part.product.count, part.resident
         if not count:
@@ -266,7 +282,7 @@ def _with_time(made: Plan, batch: int, device: Device) -> Plan:
         results = _up(part.units * made.rows, made.threads)
         time = _of_warps(part, made.mode, made.rows) + _BLOCK_MEETING * 4 + _EPILOGUE * results**0.5
         time += part.slab_bytes / _FROM_SHARED * (resident / count)
-        time += part.slab_bytes / (_FROM_L2 / busy**0.5) * (1 - resident / count)
+        time += part.slab_bytes / from_l2 * (1 - resident / count)
         if made.ctas > 1:
             time += _MEETING + _LATENCY + gather / min(110.0, _FROM_L2 / busy)
         else:

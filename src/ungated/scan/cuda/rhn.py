@@ -31,8 +31,10 @@ def works(cell: RHNCell, masked: bool, ragged: bool) -> tuple[Work, Work]:
 def _work(n: int, depth: int, masked: bool, ragged: bool, *, backward: bool = False) -> Work:
     constants = (("DEPTH", depth), ("MASKED", int(masked)), ("RAGGED", int(ragged)))
     if backward:
-        return Work("rhn_backward", (Product("Micro", 2 * n, n, "Z", count=depth),), (("Z", 2 * n),), "", constants)
-    return Work("rhn_forward", (Product("Micro", n, n, "S", gates=2, count=depth),), (("S", n),), "", constants)
+        return Work(
+            "rhn_backward", (Product("Micro", 2 * n, n, "Z", count=depth, held=9),), (("Z", 2 * n),), "", constants
+        )
+    return Work("rhn_forward", (Product("Micro", n, n, "S", gates=2, count=depth, held=8),), (("S", n),), "", constants)
 
 
 def _of(a: _Arguments, *, backward: bool = False) -> Work:

@@ -42,9 +42,9 @@ def works(cell: RRUCell, masked: bool, ragged: bool) -> tuple[Work, Work]:
 def _work(n: int, g: int, inner: int, normalize: bool, masked: bool, ragged: bool, *, backward: bool = False) -> Work:
     state = "G" if backward else "H"
     products = (
-        Product("ToMiddle", n, g, state),
-        Product("Between", g, g, "J", count=inner),
-        Product("ToState", g, n, "J"),
+        Product("ToMiddle", n, g, state, held=2),
+        Product("Between", g, g, "J", count=inner, held=2 if inner else 0),
+        Product("ToState", g, n, "J", held=4),
     )
     # Backward, the row's mean is of what the first ReLU layer passes.
     summed = "Between" if backward and inner else "ToMiddle"
