@@ -74,3 +74,8 @@ def test_what_differs_from_the_published_value(make_run: MakeRun, tests: tuple[f
 def test_nothing_published_nothing_differs(make_run: MakeRun) -> None:
     found = comparison([read_run(make_run("rhn", published=None))])
     assert (found.published, found.beyond) == (None, False)
+
+
+def test_nothing_is_published_for_another_protocol_than_the_recipe_s(make_run: MakeRun) -> None:
+    found = comparison([read_run(make_run(source={"protocol": "command line"}))])
+    assert (found.published, found.beyond) == (None, False)

@@ -107,6 +107,7 @@ def markdown(records: Sequence[Record], level: int = 3) -> str:
 class Comparison:
     """One row of the results beside what is published for it: test, under the published value's protocol.
 
+    Of runs trained under another protocol than their recipe's, nothing is published; they are measured under theirs.
     ours: None where no run could be measured. beyond: whether ours and the published value are further apart than
     half the 95 % interval of ours; of one seed, whose spread is not known, whether they are written differently.
     """
@@ -128,7 +129,7 @@ class Comparison:
 def comparison(group: Sequence[Record]) -> Comparison:
     """A group of runs that differ in their seed alone, beside what is published."""
     first, metric = group[0], metric_named(group[0].metric)
-    known = first.result.get("published")
+    known = first.result.get("published") if first.own_protocol else None
     protocol = known["protocol"] if known else first.protocol
     values = [value for record in group if (value := record.value(protocol, "test")) is not None]
     ours = summarize(values) if values else None

@@ -96,6 +96,11 @@ class Record:
         return settings
 
     @property
+    def own_protocol(self) -> bool:
+        """Whether it was trained under the protocol that its recipe names."""
+        return bool(self.recipe.get("source", {}).get("protocol") != "command line")
+
+    @property
     def default_name(self) -> str:
         """A file name that tells the run from its siblings: protocol or recipe, changed settings, seed."""
         recipe = str(self.result["recipe"])
