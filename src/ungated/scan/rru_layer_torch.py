@@ -245,21 +245,23 @@ class _Sums:
     def __init__(self, a: _Arguments, made: _Made, r: Tensor, steps: int) -> None:
         (B, g), (n, m), new = made.a.shape[1:], (a.h0.shape[1], a.x.shape[2]), a.x.new_zeros
         self._a, self._made, self._r, width = a, made, r, made.e.shape[2]
-        self._into_middle, self._out_of_middle = new(n + m, g), new(g, width)
+        self._into_middle, self._out_of_middle = new(n + m + 1, g), new(g, width)
         self._W_k, self._b_k = [torch.zeros_like(W) for W in a.W_k], [torch.zeros_like(b) for b in a.b_k]
-        self._b_j, self._b_co, self._s = new(g), new(width), new(n)
+        self._b_co, self._s = new(width), new(n)
         self._ones = a.x.new_ones(steps, B, 1)
-        self._left, self._j, self._right = (fresh(a.x, steps, B, width) for width in (n + m, g, width))
+        self._left, self._j, self._right = (fresh(a.x, steps, B, width) for width in (n + m + 1, g, width))
 
     def add(self, span: slice, P: Tensor, G_a: Tensor, G_k: Sequence[Tensor]) -> None:
         a, made, h, r = self._a, self._made, self._made.h[span], self._r[span]
         left, j, right, ones = (part[: len(h)] for part in (self._left, self._j, self._right, self._ones))
-        torch.cat((h, a.x[span]), -1, out=left).mul_(r)
+        n = h.shape[2]
+        torch.mul(h, r, out=left[..., :n])
+        torch.mul(a.x[span], r, out=left[..., n:-1])
+        left[..., -1:].copy_(r)
         add_batched(self._into_middle, left, G_a, a.reduced)
-        _add_rows(self._b_j, G_a, r)
         _add_rows(self._b_co, P, ones)
         if a.S is not None:
-            _add_rows(self._s, torch.mul(P[..., : h.shape[2]], h, out=right[..., : h.shape[2]]), ones)
+            _add_rows(self._s, torch.mul(P[..., :n], h, out=right[..., :n]), ones)
         torch.clamp_min(made.a[span], 0.0, out=j)
         if G_k:
             j.mul_(r)
@@ -278,8 +280,8 @@ class _Sums:
         G_b_c, G_b_o = self._b_co[:n], self._b_co[n:]
         M, G_W_o = self._out_of_middle[:, :n], self._out_of_middle[:, n:]
         return [
-            self._into_middle[n:].clone(),
-            self._b_j,
+            self._into_middle[n:-1].clone(),
+            self._into_middle[-1].clone(),
             self._into_middle[:n].clone(),
             *self._W_k,
             *self._b_k,
