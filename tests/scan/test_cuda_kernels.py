@@ -165,7 +165,9 @@ def _problem(case: Any) -> tuple[Cell, Tensor, Any, Noise, Tensor | None]:
         for parameter in cell.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     drive = cell.project(torch.randn(T, B, m, generator=generator)).detach()
+    drive = drive.transpose(0, 1).contiguous().transpose(0, 1)  # as of a layer with batch_first
     state = map_state(lambda zeros: torch.randn(zeros.shape, generator=generator), cell.initial_state(B))
+    state = map_state(lambda s: s.t().contiguous().t(), state)
     noise: Noise = None
     if masks:
         for rate in ("recurrent_dropout", "state_dropout"):

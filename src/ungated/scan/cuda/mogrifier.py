@@ -122,16 +122,16 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     rounds, work = len(a.A), _of(a, backward=True)
     h = made.h if a.lengths is not None else torch.cat([a.h0.unsqueeze(0), made.features[:-1]])
     after_x, after_h = _after(a.x, made.e_x), _after(h, made.e_h)
-    G_h, G_c = torch.empty_like(a.h0), torch.empty_like(a.c0)
-    likes = (made.gates, made.e_x, made.e_h, a.x)
-    steps = a.x.new_empty(sum(like.numel() for like in likes))  # all in one, so that all can be spoiled
-    parts = torch.split(steps, [like.numel() for like in likes])
-    G_z, G_e_x, G_e_h, G_x = (part.view(like.shape) for part, like in zip(parts, likes, strict=True))
+    # Few pieces of memory, since all of it is spoiled should a block never come; G(x) has its own, which may live on.
+    likes = (made.gates, made.e_x, made.e_h)
+    sizes = [like.numel() for like in likes]
+    steps, G_x, starts = a.x.new_empty(sum(sizes)), a.x.new_empty(a.x.shape), a.h0.new_empty(2, *a.h0.shape)
+    G_z, G_e_x, G_e_h = (part.view_as(like) for part, like in zip(torch.split(steps, sizes), likes, strict=True))
     given = _weights(a, work, backward=True) | {"gates": made.gates, "c": made.c, "e_x": made.e_x, "e_h": made.e_h}
     given |= {"after_x": after_x, "after_h": after_h}
     given |= {"grad_features": gradients[0], "grad_h": gradients[1], "grad_c": gradients[2]}
-    given |= {"G_z": G_z, "G_e_x": G_e_x, "G_e_h": G_e_h, "G_x": G_x, "G_h0": G_h, "G_c0": G_c}
-    run(work, a.x, a.noise, a.lengths, a.reduced, (steps, G_h, G_c), **given)
+    given |= {"G_z": G_z, "G_e_x": G_e_x, "G_e_h": G_e_h, "G_x": G_x, "G_h0": starts[0], "G_c0": starts[1]}
+    run(work, a.x, a.noise, a.lengths, a.reduced, (steps, G_x, starts), **given)
     of_x, of_h = [a.x, *after_x], [h, *after_h]  # before each round that scales them, and after the last
     by = [(of_h[k // 2], of_x[k // 2 + 1])[k % 2] for k in range(rounds)]
     G_e = [(G_e_x, G_e_h)[k % 2][k // 2] for k in range(rounds)]
@@ -146,8 +146,8 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
 
     return [
         lambda: G_x,
-        lambda: G_h,
-        lambda: G_c,
+        lambda: starts[0].clone(),
+        lambda: starts[1].clone(),
         *(None for mask in (a.noise, a.lengths) if mask is not None),
         lambda: batched(of_x[-1], G_z, a.reduced),
         lambda: batched(of_h[-1], G_z, a.reduced),
