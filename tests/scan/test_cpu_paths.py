@@ -83,3 +83,25 @@ def test_the_rru_s_way_back_in_spans_of_steps_is_the_same(
     monkeypatch.setattr(rru, "_SPAN_ENTRIES", 1)
     monkeypatch.setattr(rru, "_FEWEST_ROWS", 20)
     torch.testing.assert_close(gradients(), at_once, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"relu_layers": 3, "recurrent_dropout": 0.3}, {"normalize": False}], ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_rru_takes_a_small_batch_in_spans_of_steps(batch: int, options: dict[str, Any]) -> None:
+    """Products with the input and to the output: spans that are full and one that is not, one row ended in each."""
+    _skip_without_compiler()
+    torch.manual_seed(0)
+    layer = ungated.RRU(5, 37, output_size=21, **options)
+    torch.nn.init.uniform_(layer.get_parameter("cells.0.Z"), -0.1, 0.1)
+    for steps in (4, 16, 39):
+        noise, lengths = layer.noise(steps, batch), [steps, steps // 2, 1][:batch]
+        x, state = torch.randn(steps, batch, 5), torch.randn(1, batch, 37)
+        results = []
+        for path in ("cpu", "reference"):
+            with ungated.backend(path):
+                output, last = layer(x, state, lengths, noise)
+                gradients = torch.autograd.grad(output.sin().sum() + last.square().sum(), list(layer.parameters()))
+                with torch.no_grad():
+                    results.append([output, last, *gradients, *layer(x, state, lengths, noise)])
+        for ours, reference in zip(*results, strict=True):
+            torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)

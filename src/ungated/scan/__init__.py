@@ -133,6 +133,7 @@ def choose(
     """The path that `scan` takes for these arguments, and why not a faster one. Raises as `scan` does."""
     name = chosen_backend(backend)
     passed_over: dict[str, str] = {}
+    of_all: str | None = None  # why none of the paths can: found out once
     for path, written in PATHS.items():
         if name not in ("auto", path):
             continue
@@ -144,7 +145,9 @@ def choose(
         elif known is None:
             reason = f"it is not written for {type(cell).__name__}"
         else:
-            reason = why_not(drive, state, noise, lengths, cell.parameters())
+            if of_all is None:
+                of_all = why_not(drive, state, noise, lengths, cell.parameters())
+            reason = of_all
             if path in _CONDITIONS:
                 reason = reason or _CONDITIONS[path](cell, known, drive, noise)
             if name == "auto":

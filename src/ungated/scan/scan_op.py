@@ -62,7 +62,8 @@ def scan_op(
         given = arguments(*args)
         empty = made(*allocate(given))
         on_huge_pages(*empty[:results])
-        empty = made(*empty[:results], *(fresh(tensor, *tensor.shape) for tensor in empty[results:]))
+        if given.save:
+            empty = made(*empty[:results], *(fresh(tensor, *tensor.shape) for tensor in empty[results:]))
         with _without_autocast(args[0]):
             forward(empty, given)
         return tuple(empty)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ungated.scan.cpu import library
 from ungated.scan.cpu.library import Argument, Library
+from ungated.scan.pages import fresh
 
 
 class Sums:
@@ -40,7 +41,7 @@ class Sums:
         given: dict[str, Argument] = {"rows": len(lefts[0]), "rectify": rectify, "mask": mask, "scale": scale}
         given |= {"mask_rows": 0 if mask is None else len(mask), "add": len(self.totals)}
         if not self.totals:
-            self.products = [[a.new_empty(a.shape[1], b.shape[1]) for b in rights] for a in lefts]
+            self.products = [[fresh(a, a.shape[1], b.shape[1]) for b in rights] for a in lefts]
             self.totals = [b.new_empty(b.shape[1]) for b in rights]
         for name, side in (("left", lefts), ("right", rights)):
             for i, tensor in enumerate(side):

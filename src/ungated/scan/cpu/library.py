@@ -98,11 +98,12 @@ class Engine(Library):
         lists: what the engine takes as pointers to pointers. packed: what an earlier call with the same weights and in
         the same direction returned; they are not packed again. Raises MemoryError.
         """
-        dense = {name: _dense(value) for name, value in arguments.items()}
-        held = {name: [tensor.contiguous() for tensor in tensors] for name, tensors in (lists or {}).items()}
-        for name, tensors in held.items():
-            dense[name] = torch.tensor([tensor.data_ptr() for tensor in tensors])
+        dense = {name: _dense(value) for name, value in arguments.items() if value is not None}
         x = self.arguments(dense)
+        held = {name: [tensor.contiguous() for tensor in tensors] for name, tensors in (lists or {}).items() if tensors}
+        pointers = {name: _pointers(tensors) for name, tensors in held.items()}
+        for name, pointer in pointers.items():
+            setattr(x, name, ctypes.addressof(pointer))
         weights = fresh(_FLOATS, self._weights(ctypes.byref(x))) if packed is None else packed
         x.weights = weights.data_ptr()
         if self._scan(ctypes.byref(x), backward, thread_count(), packed is not None, self.omp):
@@ -119,6 +120,10 @@ def _dense(value: Argument) -> Argument:
     if not isinstance(value, Tensor):
         return value
     return value.contiguous() if value.is_floating_point() else value.long().contiguous()
+
+
+def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 @cache

@@ -41,8 +41,7 @@ static void kernel(const float* __restrict a, int64_t lda, const float* __restri
       vec w[NV];
 #pragma GCC unroll 64
       for (int v = 0; v < NV; v++) w[v] = load(row + v * W);
-      __builtin_prefetch(next, 0, 2);
-      next += step;
+      if (MR > 1) __builtin_prefetch(next, 0, 2), next += step;  // for a single row the processor's own fetching is best
 #pragma GCC unroll 64
       for (int i = 0; i < MR; i++) {
         vec x = all(entry(i, k + u));

@@ -40,8 +40,11 @@ class RRUScan {
   RRUScan(const RRU& x, bool backward, int threads)
       : x(x),
         backward(backward),
+        span(!backward && x.B <= SPAN_ROWS / 4 ? SPAN_ROWS / x.B : 1),
         middle{{x.B, x.g}, {x.inner ? x.B : 0, x.g}},
-        state(x.B, x.n + (backward ? 0 : x.m)),
+        handed(backward ? 0 : span * x.B, x.g),
+        drives(span > 1 && x.m ? span * x.B : 0, x.g),
+        state(x.B, x.n + (backward ? 0 : beside())),
         entering(backward ? x.B : 0, x.n + x.p),
         biases(1 + x.inner, x.g),
         partial(x.B * threads, W) {
@@ -50,7 +53,7 @@ class RRUScan {
   }
 
   static int64_t size(const RRU& x) {
-    return Plain::size(x.n + (x.m > x.p ? x.m : x.p), x.g) + x.inner * Plain::size(x.g, x.g) + Plain::size(x.g, x.n) +
+    return Plain::size(x.n + std::max(x.m, x.p), x.g) + x.inner * Plain::size(x.g, x.g) + Plain::size(x.g, x.n) +
            Plain::size(x.g, x.p);
   }
 
@@ -64,7 +67,8 @@ class RRUScan {
       pack(to_state(), {{x.W_h}, x.g, true, nullptr, nullptr}, 0, x.g);
     } else {
       pack(to_middle(), {{x.W_h}, x.g, false, nullptr, nullptr}, 0, x.n);
-      if (x.m) pack(to_middle(), {{x.W_x}, x.g, false, nullptr, nullptr}, x.n, x.m);
+      if (beside()) pack(to_middle(), {{x.W_x}, x.g, false, nullptr, nullptr}, x.n, x.m);
+      else if (x.m) pack(of_input(), {{x.W_x}, x.g, false, nullptr, nullptr}, 0, x.m);
       pack(to_state(), {{x.W_c}, x.n, false, x.Z, nullptr}, 0, x.g);
       if (x.p) pack(to_output(), {{x.W_o}, x.p, false, nullptr, nullptr}, 0, x.g);
     }
@@ -77,16 +81,24 @@ class RRUScan {
   using Plain = Weights<WIDE>;
   const RRU& x;
   bool backward;
+  // A few rows at a time do not pay for reading weights. So, with a small batch, the steps of a span take their products
+  // with the input and to the output together, SPAN_ROWS rows; else a span is one step, and x stands beside h.
+  static constexpr int64_t SPAN_ROWS = 16;
+  int64_t span;
   Matrix middle[2];  // what one product hands to the next
-  Matrix state;      // forwards h and beside it x; backwards the gradient of h
+  Matrix handed;     // forwards the same from the last ReLU layer, for each step of the span
+  Matrix drives;     // x W_x + b_j for each step of the span
+  Matrix state;      // forwards h and perhaps x; backwards the gradient of h
   Matrix entering;   // backwards: the gradient of h where the row has not ended, 0 where it has; beside it that of o
   Matrix biases;     // b_j, b_k
   Matrix partial;    // a register of partial sums for each slab and row
 
   // The products of a step: to the middle units, between them, on to the state and, forwards, to the output.
-  Plain to_middle() const { return {x.weights, x.n + (backward ? x.p : x.m), x.g}; }
-  Plain between(int64_t k) const { return {after(to_middle()) + k * Plain::size(x.g, x.g), x.g, x.g}; }
-  Plain to_state() const { return {after(to_middle()) + x.inner * Plain::size(x.g, x.g), x.g, x.n}; }
+  int64_t beside() const { return backward ? x.p : span > 1 ? 0 : x.m; }
+  Plain to_middle() const { return {x.weights, x.n + beside(), x.g}; }
+  Plain of_input() const { return {after(to_middle()), x.m - (backward ? x.m : beside()), x.g}; }
+  Plain between(int64_t k) const { return {after(of_input()) + k * Plain::size(x.g, x.g), x.g, x.g}; }
+  Plain to_state() const { return {after(of_input()) + x.inner * Plain::size(x.g, x.g), x.g, x.n}; }
   Plain to_output() const { return {after(to_state()), x.g, x.p}; }
   static float* after(const Plain& w) { return w.data + Plain::size(w.K, w.units); }
 
@@ -116,26 +128,39 @@ class RRUScan {
     }
   }
 
+  // The drives of a span from step t on: these panels, for all rows.
+  void prepare(int64_t t, int64_t p0, int64_t p1) {
+    product(x.in + t * x.B * x.m, x.m, std::min(span, x.T - t) * x.B, of_input(), p0, p1,
+            [&](int64_t i, int64_t p, const float* result) {
+              columns(p, x.g, result, [&](int64_t j, int64_t, vec drive) {
+                store(drives.row(i) + j, drive + load(biases.row(0) + j));
+              });
+            });
+  }
+
   void forwards(const Role& role) {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
     const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output();
     const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels());
-    // The panels of W_c and W_o are divided as one row of panels.
-    const int64_t both = W_c.panels() + W_o.panels(), n0 = std::min(role.begin(both), W_c.panels());
-    const int64_t n1 = std::min(role.end(both), W_c.panels());
-    const int64_t o0 = std::max(role.begin(both) - W_c.panels(), int64_t{0});
-    const int64_t o1 = std::max(role.end(both) - W_c.panels(), int64_t{0});
+    // The panels of W_c and W_o are divided as one row of panels where a step has both.
+    const int64_t before = span > 1 ? 0 : W_c.panels(), both = before + W_o.panels();
+    const int64_t n0 = span > 1 ? role.begin(W_c.panels()) : std::min(role.begin(both), W_c.panels());
+    const int64_t n1 = span > 1 ? role.end(W_c.panels()) : std::min(role.end(both), W_c.panels());
+    const int64_t o0 = std::max(role.begin(both) - before, int64_t{0}), o1 = std::max(role.end(both) - before, int64_t{0});
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++) {
         memcpy(state.row(b), x.h0 + b * n, static_cast<size_t>(n) * 4);
         if (x.h_step) memcpy(x.h + b * n, x.h0 + b * n, static_cast<size_t>(n) * 4);
       }
-    if (x.m) bring(role, state, x.in, 0, x.m);
+    if (beside()) bring(role, state, x.in, 0, x.m);
     role.meet();
-    std::vector<float> r(static_cast<size_t>(rows), 1.0f);
+    std::vector<float> scales(static_cast<size_t>(span * rows), 1.0f);
     for (int64_t t = 0; t < x.T; t++) {
-      const int64_t at = (t * B + first) * g;
-      const float *drive = x.m ? nullptr : x.in + at, *m = mask(t, first);
+      const int64_t at = (t * B + first) * g, in_span = t % span * B, drive_ld = x.m ? drives.ld : g;
+      if (span > 1 && x.m && t % span == 0) prepare(t, g0, g1);
+      const float* drive = !x.m ? x.in + at : span > 1 ? drives.row(in_span) : nullptr;
+      const float* m = mask(t, first);
+      float* r = scales.data() + t % span * rows;
       float* a = x.a ? x.a + (t * B + first) * x.ld : nullptr;
       for (int64_t i = 0; i < rows; i++) store(partial.row(role.slab * B + first + i), vec{});
       product(
@@ -144,17 +169,17 @@ class RRUScan {
             float* squares = partial.row(role.slab * B + first + i);
             vec squared = load(squares);
             columns(p, g, result, [&](int64_t j, int64_t count, vec before) {
-              before += drive ? load(drive + i * g + j, count) : load(biases.row(0) + j);
+              before += drive ? load(drive + i * drive_ld + j, count) : load(biases.row(0) + j);
               if (a) store(a + i * x.ld + j, before);
               squared += before * before;
               vec after = relu(before);
               if (m && !x.inner) after *= load(m + i * g + j, count);
-              store(middle[0].row(first + i) + j, after);
+              store((x.inner ? middle[0].row(first + i) : handed.row(in_span + first + i)) + j, after);
             });
             store(squares, squared);
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
-            fetch(drive, g, i0, i1, p * Plain::P, Plain::P);
+            fetch(drive, drive_ld, i0, i1, p * Plain::P, Plain::P);
             fetch_to_write(a, x.ld, i0, i1, p * Plain::P, Plain::P);
           });
       role.meet();
@@ -167,10 +192,11 @@ class RRUScan {
       if (!x.p && !x.inner)
         for (int64_t i = 0; i < rows; i++)
           for (int64_t j = g0 * Plain::P; j < g && j < g1 * Plain::P; j += W)
-            store(x.out + at + i * g + j, load(middle[0].row(first + i) + j) * r[i], g - j);
+            store(x.out + at + i * g + j, load(handed.row(in_span + first + i) + j) * r[i], g - j);
       for (int64_t k = 0; k < x.inner; k++) {
         const bool last = k + 1 == x.inner;
-        Matrix &in = middle[k % 2], &out = middle[(k + 1) % 2];
+        Matrix &in = middle[k % 2], &out = last ? handed : middle[(k + 1) % 2];
+        const int64_t out_first = last ? in_span + first : first;
         float *y = x.y ? x.y[k] + at : nullptr, *d = last && !x.p ? x.out + at : nullptr;
         product(in.row(first), in.ld, rows, between(k), g0, g1, [&](int64_t i, int64_t p, const float* result) {
           const float scale = k == 0 ? r[i] : 1.0f;
@@ -179,15 +205,14 @@ class RRUScan {
             if (m && last) after *= load(m + i * g + j, count);
             if (y) store(y + i * g + j, after, count);
             if (d) store(d + i * g + j, after, count);
-            store(out.row(first + i) + j, after);
+            store(out.row(out_first + i) + j, after);
           });
         });
         role.meet();
       }
-      float *h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr, *o = x.out + t * B * x.p;
-      Matrix& in = middle[x.inner % 2];
+      float* h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr;
       product(
-          in.row(first), in.ld, rows, W_c, n0, n1,
+          handed.row(in_span + first), handed.ld, rows, W_c, n0, n1,
           [&](int64_t i, int64_t p, const float* result) {
             const float scale = x.inner ? 1.0f : r[i];
             const bool over = ended(t, first + i);
@@ -199,14 +224,19 @@ class RRUScan {
               if (h) store(h + (first + i) * n + j, now, count);
             });
           });
-      product(in.row(first), in.ld, rows, W_o, o0, o1,
-          [&](int64_t i, int64_t p, const float* result) {
-            const float scale = x.inner ? 1.0f : r[i];
-            columns(p, x.p, result, [&](int64_t j, int64_t count, vec before) {
-              store(o + (first + i) * x.p + j, before * scale + load(x.b_o + j, count), count);
-            });
-          });
-      if (x.m && t + 1 < x.T) bring(role, state, x.in, t + 1, x.m);
+      if (t % span == span - 1 || t + 1 == x.T) {
+        // With more steps than one, all rows are this thread's.
+        const int64_t start = t - t % span;
+        float* o = x.out + (start * B + first) * x.p;
+        product(handed.row(first), handed.ld, span > 1 ? (t + 1 - start) * B : rows, W_o, o0, o1,
+                [&](int64_t i, int64_t p, const float* result) {
+                  const float scale = x.inner ? 1.0f : scales[i];
+                  columns(p, x.p, result, [&](int64_t j, int64_t count, vec before) {
+                    store(o + i * x.p + j, before * scale + load(x.b_o + j, count), count);
+                  });
+                });
+      }
+      if (beside() && t + 1 < x.T) bring(role, state, x.in, t + 1, x.m);
       role.meet();
     }
   }
