@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.mogrifier import MogrifierLSTMCell
-from ungated.scan.cpu.batched import batched
+from ungated.scan.cpu.batched import Sums, batched
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.mogrifier_torch import _Arguments, _reference
 from ungated.scan.pages import fresh
@@ -78,24 +78,31 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
         pairs.append((scaled, pairs[k][1]) if k % 2 == 0 else (pairs[k][0], scaled))
 
     @cache
-    def G_b() -> Sequence[Tensor]:
-        return [G.clone() for G in torch.sum(G_z, (0, 1)).chunk(4)]
+    def of_gates() -> Sums:
+        found = Sums()
+        found.add(pairs[rounds], [G_z])
+        return found
+
+    # A and B by way of what lies between them: their product has far more entries.
+    def G_A(k: int) -> Tensor:
+        return batched(pairs[k][1 - k % 2], G_e[k] @ a.B[k].t())
 
     @cache
-    def G_AB(k: int) -> Tensor:
-        return batched(pairs[k][1 - k % 2], G_e[k])
+    def of_factors(k: int) -> Sums:
+        found = Sums()
+        found.add([pairs[k][1 - k % 2] @ a.A[k]], [G_e[k]])
+        return found
 
     return [
         lambda: G_x,
         lambda: G_h,
         lambda: G_c,
         *(None for mask in (a.noise, a.lengths) if mask is not None),
-        lambda: batched(pairs[rounds][0], G_z),
-        lambda: batched(pairs[rounds][1], G_z),
-        *(partial(lambda part: G_b()[part], part) for part in range(4)),
-        *(partial(lambda k: G_AB(k) @ a.B[k].t(), k) for k in range(rounds)),
-        *(partial(lambda k: a.A[k].t() @ G_AB(k), k) for k in range(rounds)),
-        *(partial(torch.sum, G, (0, 1)) for G in G_e),
+        *(partial(lambda part: of_gates().products[part][0], part) for part in range(2)),
+        *(partial(lambda part: of_gates().totals[0].chunk(4)[part].clone(), part) for part in range(4)),
+        *(partial(G_A, k) for k in range(rounds)),
+        *(partial(lambda k: of_factors(k).products[0][0], k) for k in range(rounds)),
+        *(partial(lambda k: of_factors(k).totals[0], k) for k in range(rounds)),
     ]
 
 
