@@ -95,13 +95,14 @@ class MogrifierScan {
 
   template <class Each>
   void plain(const Role& role, const float* in, int64_t ld, const Plain& w, Each each) {
-    product(in, ld, role.rows(), w, role.begin(w.panels()), role.end(w.panels()),
-            [&](int64_t i, int64_t p, const float* result) {
-              for (int v = 0; v < WIDE; v++) {
-                const int64_t j = p * Plain::P + v * W;
-                if (j < w.units) each(role.first + i, j, w.units - j, load(result + v * W));
-              }
-            });
+    const int64_t units = w.panels() * role.rows();
+    product_of_units(in, ld, role.rows(), w, role.begin(units), role.end(units),
+                     [&](int64_t i, int64_t p, const float* result) {
+                       for (int v = 0; v < WIDE; v++) {
+                         const int64_t j = p * Plain::P + v * W;
+                         if (j < w.units) each(role.first + i, j, w.units - j, load(result + v * W));
+                       }
+                     });
   }
 
   void enter(const Role& role, int64_t t) {

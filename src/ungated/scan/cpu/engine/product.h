@@ -41,7 +41,7 @@ static void kernel(const float* __restrict a, int64_t lda, const float* __restri
       vec w[NV];
 #pragma GCC unroll 64
       for (int v = 0; v < NV; v++) w[v] = load(row + v * W);
-      if (MR > 1) __builtin_prefetch(next, 0, 2), next += step;  // for a single row the processor's own fetching is best
+      if (MR > 1) __builtin_prefetch(next, 0, 2), next += step;  // a single row: the processor's own is best
 #pragma GCC unroll 64
       for (int i = 0; i < MR; i++) {
         vec x = all(entry(i, k + u));
@@ -123,32 +123,40 @@ struct Nothing {
   void operator()(int64_t, int64_t, int64_t) const {}
 };
 
-// For every row in [0, rows) and panel in [p0, p1): after(row, panel, results of that row and panel), the gates side
-// by side. before(first row, last row, panel) comes ahead of the work on some rows: the place to fetch what `after` needs.
+// For every row and panel, as far as its unit panel * rows + row lies in [first, last): after(row, panel, results of
+// that row and panel), the gates side by side. before(first row, last row, panel) comes ahead of the work on some rows:
+// the place to fetch what `after` needs.
 template <int NV, int GATES, class After, class Before = Nothing>
-static void product(const float* a, int64_t lda, int64_t rows, const Weights<NV, GATES>& weights, int64_t p0, int64_t p1,
-                    After after, Before before = Before{}) {
+static void product_of_units(const float* a, int64_t lda, int64_t rows, const Weights<NV, GATES>& weights,
+                             int64_t first, int64_t last, After after, Before before = Before{}) {
   constexpr int P = NV * W, MOST = most_rows(NV);
   alignas(64) float tile[TILE_ROWS * P];
-  for (int64_t p = p0; p < p1; p++)
-    for (int64_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
-      int64_t count = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS;
-      int64_t blocks = (count + MOST - 1) / MOST;
-      for (int64_t k = 0; k < weights.K; k += K_BLOCK) {
-        int length = static_cast<int>(weights.K - k < K_BLOCK ? weights.K - k : K_BLOCK);
-        const float* now = weights.panel(p) + k * P;
-        // The blocks of rows share the work of fetching what comes after these weights: at one line a step, evenly.
-        const float* next = now + length * P;
-        const int step = W * (blocks < NV ? NV / static_cast<int>(blocks) : 1);
-        for (int64_t block = 0, row = 0; block < blocks; block++) {
-          int64_t height = (count - row) / (blocks - block);  // equal heights: no thin rest
-          if (k == 0) before(r0 + row, r0 + row + height, p);
-          kernel_for<NV, MOST>(static_cast<int>(height))(a + (r0 + row) * lda + k, lda, now, length, tile + row * P,
-                                                         k > 0, next, step);
-          next += length * P / blocks;
-          row += height;
-        }
+  for (int64_t unit = first; unit < last;) {
+    const int64_t p = unit / rows, r0 = unit % rows, most = rows - r0 < last - unit ? rows - r0 : last - unit;
+    const int64_t count = most < TILE_ROWS ? most : TILE_ROWS, blocks = (count + MOST - 1) / MOST;
+    for (int64_t k = 0; k < weights.K; k += K_BLOCK) {
+      int length = static_cast<int>(weights.K - k < K_BLOCK ? weights.K - k : K_BLOCK);
+      const float* now = weights.panel(p) + k * P;
+      // The blocks of rows share the work of fetching what comes after these weights: at one line a step, evenly.
+      const float* next = now + length * P;
+      const int step = W * (blocks < NV ? NV / static_cast<int>(blocks) : 1);
+      for (int64_t block = 0, row = 0; block < blocks; block++) {
+        int64_t height = (count - row) / (blocks - block);  // equal heights: no thin rest
+        if (k == 0) before(r0 + row, r0 + row + height, p);
+        kernel_for<NV, MOST>(static_cast<int>(height))(a + (r0 + row) * lda + k, lda, now, length, tile + row * P,
+                                                       k > 0, next, step);
+        next += length * P / blocks;
+        row += height;
       }
-      for (int64_t i = 0; i < count; i++) after(r0 + i, p, tile + i * P);
     }
+    for (int64_t i = 0; i < count; i++) after(r0 + i, p, tile + i * P);
+    unit += count;
+  }
+}
+
+// The same for all rows and the panels in [p0, p1).
+template <int NV, int GATES, class After, class Before = Nothing>
+static void product(const float* a, int64_t lda, int64_t rows, const Weights<NV, GATES>& weights, int64_t p0,
+                    int64_t p1, After after, Before before = Before{}) {
+  product_of_units(a, lda, rows, weights, p0 * rows, p1 * rows, after, before);
 }

@@ -125,6 +125,7 @@ class RHNScan {
   void backwards(const Role& role) {
     const int64_t n = x.n, first = role.first;
     const int64_t p0 = role.begin(back(0).panels()), p1 = role.end(back(0).panels());
+    const int64_t units = back(0).panels() * role.rows(), u0 = role.begin(units), u1 = role.end(units);
     for (int64_t b = first; b < role.last; b++)
       for (int64_t j = p0 * Plain::P; j < n && j < p1 * Plain::P; j += W)
         step_back(x.T - 1, x.depth - 1, entering[0], b, j, x.grad_s ? load(x.grad_s + b * n + j, n - j) : vec{});
@@ -132,7 +133,7 @@ class RHNScan {
     for (int64_t t = x.T - 1, turn = 0; t >= 0; t--)
       for (int64_t l = x.depth - 1; l >= 0; l--, turn++) {
         Matrix &now = entering[turn % 2], &next = entering[(turn + 1) % 2];
-        product(now.row(first), now.ld, role.rows(), back(l), p0, p1, [&](int64_t i, int64_t p, const float* result) {
+        auto take = [&](int64_t i, int64_t p, const float* result) {
           const int64_t b = first + i;
           for (int v = 0; v < WIDE; v++) {
             const int64_t j = p * Plain::P + v * W;
@@ -143,7 +144,8 @@ class RHNScan {
             else if (t > 0) step_back(t - 1, x.depth - 1, next, b, j, G);
             else store(x.grad_s0 + b * n + j, G, n - j);
           }
-        });
+        };
+        product_of_units(now.row(first), now.ld, role.rows(), back(l), u0, u1, take);
         role.meet();
       }
   }

@@ -142,11 +142,9 @@ class RRUScan {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
     const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output();
     const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels());
-    // The panels of W_c and W_o are divided as one row of panels where a step has both.
-    const int64_t before = span > 1 ? 0 : W_c.panels(), both = before + W_o.panels();
-    const int64_t n0 = span > 1 ? role.begin(W_c.panels()) : std::min(role.begin(both), W_c.panels());
-    const int64_t n1 = span > 1 ? role.end(W_c.panels()) : std::min(role.end(both), W_c.panels());
-    const int64_t o0 = std::max(role.begin(both) - before, int64_t{0}), o1 = std::max(role.end(both) - before, int64_t{0});
+    // Where a step has both, the units of W_c and W_o are divided as one.
+    const int64_t of_state = W_c.panels() * rows, both = of_state + (span > 1 ? 0 : W_o.panels() * rows);
+    const int64_t n0 = std::min(role.begin(both), of_state), n1 = std::min(role.end(both), of_state);
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++) {
         memcpy(state.row(b), x.h0 + b * n, static_cast<size_t>(n) * 4);
@@ -211,7 +209,7 @@ class RRUScan {
         role.meet();
       }
       float* h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr;
-      product(
+      product_of_units(
           handed.row(in_span + first), handed.ld, rows, W_c, n0, n1,
           [&](int64_t i, int64_t p, const float* result) {
             const float scale = x.inner ? 1.0f : r[i];
@@ -226,9 +224,13 @@ class RRUScan {
           });
       if (t % span == span - 1 || t + 1 == x.T) {
         // With more steps than one, all rows are this thread's.
-        const int64_t start = t - t % span;
+        const int64_t start = t - t % span, all_rows = span > 1 ? (t + 1 - start) * B : rows;
+        const int64_t units = W_o.panels() * all_rows;
+        const int64_t o0 = span > 1 ? role.begin(units) : std::max(role.begin(both) - of_state, int64_t{0});
+        const int64_t o1 = span > 1 ? role.end(units) : std::max(role.end(both) - of_state, int64_t{0});
         float* o = x.out + (start * B + first) * x.p;
-        product(handed.row(first), handed.ld, span > 1 ? (t + 1 - start) * B : rows, W_o, o0, o1,
+        product_of_units(
+                handed.row(first), handed.ld, all_rows, W_o, o0, o1,
                 [&](int64_t i, int64_t p, const float* result) {
                   const float scale = x.inner ? 1.0f : scales[i];
                   columns(p, x.p, result, [&](int64_t j, int64_t count, vec before) {
@@ -245,7 +247,7 @@ class RRUScan {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
     const Plain W_c = to_middle(), W_h = to_state();
     const int64_t g0 = role.begin(W_c.panels()), g1 = role.end(W_c.panels());
-    const int64_t n0 = role.begin(W_h.panels()), n1 = role.end(W_h.panels());
+    const int64_t units = W_h.panels() * rows;
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++)
         for (int64_t j = 0; j < n; j += W) {
@@ -321,7 +323,8 @@ class RRUScan {
         }
         role.meet();
       }
-      product(last.row(first), last.ld, rows, W_h, n0, n1,
+      product_of_units(
+          last.row(first), last.ld, rows, W_h, role.begin(units), role.end(units),
           [&](int64_t i, int64_t p, const float* result) {
             const int64_t b = first + i;
             const bool over = ended(t, b), over_before = t > 0 && ended(t - 1, b);

@@ -56,8 +56,9 @@ struct Role {
   Barrier* barrier;
 
   int64_t rows() const { return last - first; }
-  int64_t begin(int64_t panels) const { return share(panels, slabs, slab); }
-  int64_t end(int64_t panels) const { return share(panels, slabs, slab + 1); }
+  // This thread's share of a number of panels, or of units: few panels are divided evenly only if their rows are too.
+  int64_t begin(int64_t total) const { return share(total, slabs, slab); }
+  int64_t end(int64_t total) const { return share(total, slabs, slab + 1); }
   void meet() const { barrier->wait(); }
 };
 
