@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import signal
 import threading
 import time
@@ -64,8 +65,8 @@ def measure(measured: Measured, rounds: int, compile_limit: float, tell: Callabl
             line.left_out[variant.name] = f"failed: {type(error).__name__}: {first_line}"
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
-        shift = number % max(len(measured.timings), 1)  # nobody always runs after the same neighbour
-        for timing in measured.timings[shift:] + measured.timings[:shift]:
+        order = random.Random(number).sample(measured.timings, len(measured.timings))
+        for timing in order:  # nobody always runs after the same neighbour, which leaves caches and memory behind
             timing.seconds.append(_timed(timing.variant, timing.repeats))
     measured.complete = True
 
