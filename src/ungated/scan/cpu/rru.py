@@ -21,7 +21,7 @@ from ungated.scan.reference import reference_scan
 from ungated.scan.scan_op import Gradient, scan_op
 
 # A span of steps backwards: its gradients should stay in the cache, and its products be large (measured, not sharp).
-_SPAN_ENTRIES, _FEWEST_ROWS = 1 << 19, 512
+_SPAN_ENTRIES, _FEWEST_ROWS = 1 << 20, 512
 
 
 class _Arguments(NamedTuple):
