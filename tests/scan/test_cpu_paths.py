@@ -34,7 +34,7 @@ class TestLibrary:
         monkeypatch.setenv("CXX", str(compiler))
         with pytest.raises(Unavailable, match=r"failed: x\.cpp: fatal error: no luck"):
             library_file("rru")
-        assert [file.name for file in (tmp_path / "cache").iterdir()] == ["lock"]
+        assert [file.name for file in (tmp_path / "cache").iterdir()] == ["lock-rru"]
 
     def test_no_place_to_keep_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -69,8 +70,10 @@ unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 @cache
 def _tried(name: str) -> str:
     try:
-        engine(name)
-        product_library()  # the way back needs it too, and may not fail then
+        with ThreadPoolExecutor(1) as beside:  # two compilers at once
+            products = beside.submit(product_library)  # the way back needs it too, and may not fail then
+            engine(name)
+            products.result()
     except Unavailable as error:
         reason = str(error)
         if reason not in _said:

@@ -47,7 +47,7 @@ def library_file(cell: str) -> Path:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if (kept := _kept(directory, stem)) is not None:
             return kept
-        with _locked(directory / "lock"):
+        with _locked(directory / f"lock-{cell}"):
             return _kept(directory, stem) or _compiled(compiler, flags, SOURCE / f"{cell}.cpp", directory, stem)
     except OSError as error:
         raise Unavailable(f"the library could not be built or kept: {error}") from error
