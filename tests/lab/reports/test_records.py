@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,13 @@ def test_a_record_older_than_a_setting_goes_with_newer_ones_that_do_not_use_it(m
     assert len(by_settings([older, newer])) == 1
     newer.result["settings"]["training.epoch_updates"] = 100  # type: ignore[index]
     assert len(by_settings([older, newer])) == 2
+
+
+def test_a_pause_does_not_lengthen_the_median_epoch(make_run: MakeRun) -> None:
+    record = read_run(make_run(seconds=2.5))
+    paused = replace(record, curve={**record.curve, "seconds": [2.5, 600.0, 2.5]})
+    older = replace(record, curve={"epoch": [1, 2, 3]}, seconds=9.0)
+    assert (record.epoch_seconds, paused.epoch_seconds, older.epoch_seconds) == (2.5, 2.5, 3.0)
 
 
 def test_numbers_are_short(make_run: MakeRun) -> None:

@@ -108,7 +108,7 @@ def test_complete_runs_on_several_paths(make_run: MakeRun, tmp_path: Path) -> No
     table = training_table([fast, slow])
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [row["path"] for row in rows] == ["reference", "cpu"]
-    assert [row["seconds an epoch"] for row in rows] == ["8.00", "2.00"]
+    assert [row["seconds an epoch, median"] for row in rows] == ["8.00", "2.00"]
     assert [row["of the reference"] for row in rows] == ["1.00", "0.25"]
     assert rows[1]["test (paper): NLL per frame (nats)"] == "8.600"
     for record, name in ((slow, "reference"), (fast, "cpu")):

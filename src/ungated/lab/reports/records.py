@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ungated.cells import CELLS
@@ -38,7 +39,8 @@ class Record:
     """One finished run.
 
     result: as result.json has it. recipe: the resolved recipe. environment: versions, device, git revision.
-    curve: a list per quantity, an entry per epoch ("epoch", "train_loss", "valid <metric>", "learning_rate").
+    curve: a list per quantity, an entry per epoch ("epoch", "train_loss", "valid <metric>", "learning_rate",
+    "seconds" in newer ones).
     seconds: training and validation, all epochs together.
     """
 
@@ -75,6 +77,12 @@ class Record:
         metrics = self.result["metrics"] or {}
         value = metrics.get(protocol, {}).get(split, {}).get(metric or self.metric)
         return None if value is None else float(value)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Of the median epoch, which a pause does not lengthen; of a record without them, the mean."""
+        measured = [seconds for seconds in self.curve.get("seconds", ()) if seconds is not None]
+        return median(measured) if measured else self.seconds / int(self.result["epochs"])
 
     @property
     def settings(self) -> str:
@@ -159,6 +167,7 @@ def _curve(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]
     curve: dict[str, list[float | None]] = {
         name: [rounded(entry.get(name)) for entry in entries] for name in ("epoch", "train_loss", "learning_rate")
     }
+    curve["seconds"] = [round(float(entry["seconds"]), 2) for entry in entries]
     for metric in sorted({metric for entry in entries for metric in entry["valid"]}):
         curve[f"valid {metric}"] = [rounded(entry["valid"].get(metric)) for entry in entries]
     return curve

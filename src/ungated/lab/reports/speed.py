@@ -157,9 +157,9 @@ def _memory(variant: Mapping[str, Any], loop: Mapping[str, Any] | None) -> str:
 
 
 def training_table(records: Sequence[Record]) -> Table:
-    """Complete runs of one recipe on several paths: time an epoch beside the reference's, and what came out."""
+    """Complete runs of one recipe on several paths: the median epoch's time, and what came out."""
     metric = metric_named(records[0].metric)
-    seconds = {_path(record): record.seconds / record.result["epochs"] for record in records}
+    seconds = {_path(record): record.epoch_seconds for record in records}
     loop = seconds.get("reference")
     rows = [
         [
@@ -176,7 +176,8 @@ def training_table(records: Sequence[Record]) -> Table:
         for record in sorted(records, key=lambda record: -seconds[_path(record)])
     ]
     measured = [f"{split}: {metric.label}" for split in ("valid (paper)", "test (paper)", "test (standard)")]
-    return Table(["run", "path", "seconds an epoch", "of the reference", "epochs", *measured], rows, left=("path",))
+    columns = ["run", "path", "seconds an epoch, median", "of the reference", "epochs", *measured]
+    return Table(columns, rows, left=("path",))
 
 
 def _path(record: Record) -> str:
