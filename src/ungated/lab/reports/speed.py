@@ -189,6 +189,13 @@ def speed_markdown(benchmarks: str | Path, level: int = 3) -> str:
     parts = []
     for record in load_benchmarks(Path(benchmarks) / "results").values():
         parts.append(record_markdown(record, level))
+    parts += _trained(benchmarks, level)
+    return "\n\n".join(parts) or "Nothing measured yet."
+
+
+def _trained(benchmarks: str | Path, level: int) -> list[str]:
+    """Complete runs that were trained on several paths."""
+    parts = []
     trained: dict[tuple[str, str, int], list[Record]] = {}
     for run in load_results(Path(benchmarks) / "training").values():
         trained.setdefault((run.dataset, run.cell, run.seed), []).append(run)
@@ -196,11 +203,11 @@ def speed_markdown(benchmarks: str | Path, level: int = 3) -> str:
         machines = sorted({f"{run.environment.get('device_name')}, {_threads(run)}" for run in runs})
         title = f"{'#' * level} A complete `ungated train {dataset} --cell {cell}` on each path"
         parts.append(f"{title}\n\n{training_table(runs).markdown()}\n\n{'; '.join(machines)}.")
-    return "\n\n".join(parts) or "Nothing measured yet."
+    return parts
 
 
 def goals_markdown(benchmarks: str | Path) -> str:
-    """Of every record in BENCHMARKS/results, what was measured against the goals."""
+    """Of every record in BENCHMARKS/results, what was measured against the goals; and the complete runs."""
     parts = []
     for record in load_benchmarks(Path(benchmarks) / "results").values():
         machine = record["machine"]
