@@ -113,9 +113,9 @@ def test_complete_runs_on_several_paths(make_run: MakeRun, tmp_path: Path) -> No
     assert rows[1]["test (paper): NLL per frame (nats)"] == "8.600"
     for record, name in ((slow, "reference"), (fast, "cpu")):
         collect(record, tmp_path / "kept" / "training", name)
-    text = speed_markdown(tmp_path / "kept")
-    assert "A complete `ungated train jsb --cell rru` on each path" in text
-    assert "A processor, 1 thread" in text
+    for text in (speed_markdown(tmp_path / "kept"), goals_markdown(tmp_path / "kept")):
+        assert "A complete `ungated train jsb --cell rru` on each path" in text
+        assert "A processor, 1 thread" in text
 
 
 def test_goals_in_short(tmp_path: Path) -> None:

@@ -231,6 +231,7 @@ def goals_markdown(benchmarks: str | Path) -> str:
             f"{speed_section(record)[0]}, torch {machine['torch']}, {record['started'][:10]}: median of {rounds} rounds"
         )
         parts.append(f"{table.markdown()}\n\n{note}; below 1, ours is faster.")
+    parts += _trained(benchmarks, 3)
     return "\n\n".join(parts) or "Nothing measured yet."
 
 
