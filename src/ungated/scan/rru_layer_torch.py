@@ -31,7 +31,7 @@ from ungated.scan.places import state_places
 from ungated.scan.products import add_batched, product, put
 from ungated.scan.ragged import ended_rows
 from ungated.scan.reference import autocast_to, reference_scan
-from ungated.scan.rru_torch import rru_scan
+from ungated.scan.rru_torch import kept_share, rru_scan
 from ungated.scan.scan_op import Gradient, scan_op
 
 # A span of steps: what is made of it should stay in the cache, and its products be large, the more so backwards, where
@@ -130,7 +130,7 @@ def _loop(a: _Arguments, h: list[Tensor]) -> Callable[[int, _Made], None]:
     (T, B), (n, g), new = a.x.shape[:2], a.W_h.shape, a.x.new_empty
     layers, root, noise = len(a.W_k), math.sqrt(g), _masks(a)
     with_W_h, with_W_k = product(a.W_h, B, T, a.reduced), [product(W, B, T, a.reduced) for W in a.W_k]
-    with_W_co, b_c, s = product(_out_of_middle(a), B, T, a.reduced), a.b_c * a.Z, _kept_share(a)
+    with_W_co, b_c, s = product(_out_of_middle(a), B, T, a.reduced), a.b_c * a.Z, kept_share(a.S, a.Z)
     first_end, ended = ended_rows(a.lengths, T)
     rectified, masked, least = new(B, g), new(B, g), a.x.new_full((), math.sqrt(g * EPSILON))
 
@@ -201,7 +201,7 @@ class _Back:
 
     def __init__(self, a: _Arguments, made: _Made, r: Tensor, G_h: Tensor) -> None:
         (T, B, g), new = made.a.shape, r.new_empty
-        self._normalize, self._s, self._G_h = a.normalize, _kept_share(a), G_h
+        self._normalize, self._s, self._G_h = a.normalize, kept_share(a.S, a.Z), G_h
         self._e, self._a_ = made.e.unbind(0), made.a.unbind(0)
         self._y, self._noise = [y_k.unbind(0) for y_k in made.y], _masks(a)
         self._r, self._factor = r.unbind(0), made.q.square().reciprocal_().neg_().unbind(0)
@@ -276,7 +276,7 @@ class _Sums:
         add_batched(self._out_of_middle, j, P, a.reduced)
 
     def gradients(self) -> list[Tensor]:
-        a, s, n = self._a, _kept_share(self._a), self._a.h0.shape[1]
+        a, s, n = self._a, kept_share(self._a.S, self._a.Z), self._a.h0.shape[1]
         G_b_c, G_b_o = self._b_co[:n], self._b_co[n:]
         M, G_W_o = self._out_of_middle[:, :n], self._out_of_middle[:, n:]
         return [
@@ -319,10 +319,6 @@ def _masks(a: _Arguments) -> Sequence[Tensor] | None:
 def _out_of_middle(a: _Arguments) -> Tensor:
     """[W_c Z, W_o]: Z goes into the weights, since only sums stand between it and them."""
     return torch.cat((a.W_c * a.Z, a.W_o), -1)
-
-
-def _kept_share(a: _Arguments) -> Tensor:
-    return a.Z.new_ones(()) if a.S is None else torch.sigmoid(S_SCALE * a.S)
 
 
 _op = scan_op(

@@ -107,7 +107,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
     # Z goes into the weights where only sums stand between it and them.
     with_W_c = product(a.W_c if a.output_relu else a.W_c * a.Z, B, T, a.reduced)
     b_c = (a.b_c if a.output_relu else a.b_c * a.Z).expand(B, n)
-    s = _kept_share(a)
+    s = kept_share(a.S, a.Z)
     first_end, ended = ended_rows(a.lengths, T)
     norm, scratch, epsilon = new(B, 1), new(B, g), a.drive.new_full((B, 1), EPSILON)
 
@@ -145,7 +145,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     with_W_h = product(a.W_h.t(), B, T, a.reduced)
     with_W_k = [product(W.t(), B, T, a.reduced) for W in a.W_k]
     with_W_c = product((a.W_c if a.output_relu else a.W_c * a.Z).t(), B, T, a.reduced)
-    s = _kept_share(a)
+    s = kept_share(a.S, a.Z)
     first_end, ended = ended_rows(a.lengths, T)
     d, y, r, c = made.d.unbind(0), made.y.unbind(0), made.r.unbind(0), made.c.unbind(0)
     j = [*_inner(made, a), made.d]  # outputs of the ReLU layers but the first
@@ -183,7 +183,7 @@ def gradients_of(
     made: _Made, a: _Arguments, G_a: Tensor, G_h: Tensor, G_k: Tensor, G_c: Tensor | None = None
 ) -> list[Gradient | None]:
     """All gradients, from what the loop backwards found; G_c: where output_relu."""
-    layers, s, (_, ended) = len(a.W_k), _kept_share(a), ended_rows(a.lengths, len(a.drive))
+    layers, s, (_, ended) = len(a.W_k), kept_share(a.S, a.Z), ended_rows(a.lengths, len(a.drive))
     G_after = G_h[1:] if ended is None else G_h[1:].masked_fill(ended, 0.0)
     G_c = G_after if G_c is None else G_c
 
@@ -226,8 +226,9 @@ def _inner(made: _Made, a: _Arguments) -> Sequence[Tensor]:
     return made.inner.unbind(0) if a.save else a.W_k[1:]
 
 
-def _kept_share(a: _Arguments) -> Tensor:
-    return a.Z.new_ones(()) if a.S is None else torch.sigmoid(S_SCALE * a.S)
+def kept_share(S: Tensor | None, Z: Tensor) -> Tensor:
+    """What a step keeps of the state: sigmoid(10 S) (n), or 1 () where there is no S."""
+    return Z.new_ones(()) if S is None else torch.sigmoid(S_SCALE * S)
 
 
 _op = scan_op(

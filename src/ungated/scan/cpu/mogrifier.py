@@ -12,7 +12,7 @@ from torch import Tensor
 from ungated.cells.mogrifier import MogrifierLSTMCell
 from ungated.scan.cpu.batched import Sums, batched
 from ungated.scan.cpu.library import engine, mask_step
-from ungated.scan.mogrifier_torch import _Arguments, _reference
+from ungated.scan.mogrifier_torch import _Arguments, _reference, arguments_of
 from ungated.scan.pages import fresh
 from ungated.scan.scan_op import Gradient, scan_op
 
@@ -32,8 +32,7 @@ def mogrifier_scan(
     cell: MogrifierLSTMCell, x: Tensor, state: tuple[Tensor, Tensor], noise: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """As `reference_scan`; float32."""
-    weights = (cell.W_x, cell.W_h, cell.b_j, cell.b_o, cell.b_f, cell.b_i)
-    features, h, c = _op(_Arguments(x, *state, noise, lengths, *weights, list(cell.A), list(cell.B), list(cell.beta)))
+    features, h, c = _op(arguments_of(cell, x, state, noise, lengths))
     return features, (h, c)
 
 

@@ -18,6 +18,7 @@ from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.pages import fresh
 from ungated.scan.reference import reference_scan
+from ungated.scan.rru_torch import kept_share
 from ungated.scan.scan_op import Gradient, scan_op
 
 # A span of steps backwards: its gradients should stay in the cache, and its products be large (measured, not sharp).
@@ -101,7 +102,7 @@ def _scan(made: _Made, a: _Arguments, **lists: list[Tensor]) -> Callable[..., Te
     told = partial(
         told,
         lists={"W_k": a.W_k, "b_k": a.b_k, "y": list(made.y), **lists},
-        s=_kept_share(a).expand(n),
+        s=kept_share(a.S, a.Z).expand(n),
         Z=Z,
         Zb=Z * a.b_c,
     )
@@ -157,7 +158,7 @@ def _backward(
             out_of_middle.add([kept.a[..., :g]], right, mask=part.noise, **first)
         if G_x is not None and a.W_x is not None:
             torch.mm(G_a.flatten(0, 1), a.W_x.t(), out=G_x[now].view(-1, a.x.shape[2]))
-    M, G_b_c, s = out_of_middle.products[0][0], out_of_middle.totals[0], _kept_share(a)
+    M, G_b_c, s = out_of_middle.products[0][0], out_of_middle.totals[0], kept_share(a.S, a.Z)
     if a.W_o is None or a.b_o is None:
         of_output = []
     elif gradients[0] is None:
@@ -192,10 +193,6 @@ def _reference(a: _Arguments) -> tuple[Tensor, ...]:
         drive = a.x if a.W_x is None else RRUCell.project(cell, a.x)
         d, h = reference_scan(cell, drive, a.h0, a.noise, a.lengths)
         return d if a.W_o is None else RRUCell.readout(cell, d), h  # type: ignore[return-value]
-
-
-def _kept_share(a: _Arguments) -> Tensor:
-    return a.Z.new_ones(()) if a.S is None else torch.sigmoid(S_SCALE * a.S)
 
 
 _op = scan_op(

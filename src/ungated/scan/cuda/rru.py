@@ -12,7 +12,7 @@ from ungated.cells.rru import EPSILON, RRUCell
 from ungated.scan import rru_torch
 from ungated.scan.cuda.kernel import Arguments, run, stacked
 from ungated.scan.cuda.plan import Product, Work
-from ungated.scan.rru_torch import _Arguments, _kept_share, _reference, arguments_of, gradients_of
+from ungated.scan.rru_torch import _Arguments, _reference, arguments_of, gradients_of, kept_share
 from ungated.scan.scan_op import Gradient, scan_op
 
 
@@ -74,7 +74,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
     h, Z = made.h if a.save else made.last, a.Z.expand(n)
     given: Arguments = {"save": int(a.save), "epsilon": EPSILON, "h0": a.h0}
     given |= {"W_h": a.W_h, "W_k": stacked(a.W_k), "b_k": stacked(a.b_k), "W_c": a.W_c}
-    given |= {"s": _kept_share(a).expand(n), "Z": Z, "Zb": Z * a.b_c}
+    given |= {"s": kept_share(a.S, a.Z).expand(n), "Z": Z, "Zb": Z * a.b_c}
     given |= {"a": before, "r": r, "d": made.d, "inner": made.inner, "h": h}
     run(_of(a), a.drive, a.noise, a.lengths, a.reduced, (before, made.d, h), **given)
     if a.save:
@@ -93,7 +93,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
         "W_h": a.W_h,
         "W_k": stacked(a.W_k),
         "W_c": a.W_c,
-        "s": _kept_share(a).expand(n),
+        "s": kept_share(a.S, a.Z).expand(n),
         "Z": a.Z.expand(n),
     }
     given |= {"a": made.a, "r": made.r, "d": made.d, "inner": made.inner}

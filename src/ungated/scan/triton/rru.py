@@ -19,7 +19,7 @@ from ungated.scan.pages import fresh
 from ungated.scan.places import places
 from ungated.scan.products import tf32_allowed
 from ungated.scan.ragged import ended_rows
-from ungated.scan.rru_torch import _Arguments, _kept_share, _Made, gradients_of
+from ungated.scan.rru_torch import _Arguments, _Made, gradients_of, kept_share
 from ungated.scan.scan_op import Gradient
 
 
@@ -156,7 +156,7 @@ def _factor(W: Tensor, a: _Arguments) -> Tensor:
 def _shares(a: _Arguments) -> tuple[Tensor, Tensor]:
     """What is kept of a state, and added to it, (n,) each."""
     n = a.h0.shape[1]
-    return _kept_share(a).expand(n).contiguous(), a.b_c * a.Z
+    return kept_share(a.S, a.Z).expand(n).contiguous(), a.b_c * a.Z
 
 
 def _noise(a: _Arguments) -> Sequence[Tensor] | None:
