@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: The rooms from the top down: a file imports from its own room and from rooms above it, never from below.
 ROOMS = (
     ("ungated", "ungated.lab", "ungated.lab.errors"),  # the two __init__ files hold names and no code of their own
-    ("ungated.dropout", "ungated.cells"),
+    ("ungated.pages", "ungated.dropout", "ungated.cells"),
     ("ungated.scan",),
     ("ungated.rnn",),
     ("ungated.layers",),

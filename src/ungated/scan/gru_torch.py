@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.gru import GRUCell
-from ungated.scan.pages import fresh
+from ungated.pages import fresh
 from ungated.scan.places import places, received, spans_backwards, state_places, total
 from ungated.scan.products import batched, product
 from ungated.scan.ragged import ended_rows

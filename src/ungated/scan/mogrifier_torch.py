@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.mogrifier import MogrifierLSTMCell
-from ungated.scan.pages import fresh
+from ungated.pages import fresh
 from ungated.scan.places import places, received, spans_backwards, state_places, total
 from ungated.scan.products import Product, batched, product, put
 from ungated.scan.ragged import ended_rows

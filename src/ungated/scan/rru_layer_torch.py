@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
-from ungated.scan.pages import fresh
+from ungated.pages import fresh
 from ungated.scan.places import state_places
 from ungated.scan.products import add_batched, product, put
 from ungated.scan.ragged import ended_rows

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
-from ungated.scan.pages import fresh
+from ungated.pages import fresh
 from ungated.scan.products import batched, product, put
 from ungated.scan.ragged import ended_rows
 from ungated.scan.reference import reference_in

@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
+from ungated.pages import fresh, on_huge_pages
 from ungated.scan.conditions import HALF, autocast_dtype
-from ungated.scan.pages import fresh, on_huge_pages
 
 #: Computes the gradient of one argument; called if that is wanted.
 Gradient = Callable[[], Tensor]

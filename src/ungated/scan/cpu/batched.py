@@ -8,9 +8,9 @@ from functools import cache
 
 from torch import Tensor
 
+from ungated.pages import fresh
 from ungated.scan.cpu import library
 from ungated.scan.cpu.library import Argument, Library
-from ungated.scan.pages import fresh
 
 
 class Sums:

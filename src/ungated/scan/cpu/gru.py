@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ungated.cells.gru import GRUCell
+from ungated.pages import fresh
 from ungated.scan.cpu.batched import batched
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.gru_torch import _Arguments, _reference
-from ungated.scan.pages import fresh
 from ungated.scan.scan_op import Gradient, scan_op
 
 

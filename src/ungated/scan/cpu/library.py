@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ungated.pages import fresh
 from ungated.scan.cpu.compiler import Unavailable, library_file
-from ungated.scan.pages import fresh
 
 #: The members of each structure of arguments, in the order of engine/*.cpp; *name is a double.
 _FIELDS = {

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ungated.cells.lstm import LSTMCell
+from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.library import engine, mask_step
-from ungated.scan.pages import fresh
 from ungated.scan.reference import reference_in
 from ungated.scan.scan_op import Gradient, scan_op
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ungated.cells.mogrifier import MogrifierLSTMCell
+from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums, batched
 from ungated.scan.cpu.library import engine, mask_step
 from ungated.scan.mogrifier_torch import _Arguments, _reference, arguments_of
-from ungated.scan.pages import fresh
 from ungated.scan.scan_op import Gradient, scan_op
 
 

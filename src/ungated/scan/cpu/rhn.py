@@ -9,9 +9,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ungated.cells.rhn import RHNCell
+from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.library import engine, mask_step
-from ungated.scan.pages import fresh
 from ungated.scan.rhn_torch import _Arguments, _reference
 from ungated.scan.scan_op import Gradient, scan_op
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
+from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.library import engine, mask_step
-from ungated.scan.pages import fresh
 from ungated.scan.reference import reference_scan
 from ungated.scan.rru_torch import kept_share
 from ungated.scan.scan_op import Gradient, scan_op

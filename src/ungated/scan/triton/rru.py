@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ungated.cells.rru import EPSILON
-from ungated.scan.pages import fresh
+from ungated.pages import fresh
 from ungated.scan.places import places
 from ungated.scan.products import tf32_allowed
 from ungated.scan.ragged import ended_rows

@@ -178,6 +178,7 @@ class RRUScan {
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
             fetch(drive, drive_ld, i0, i1, p * Plain::P, Plain::P);
+            if (!x.inner) fetch(m, g, i0, i1, p * Plain::P, Plain::P);
             fetch_to_write(a, x.ld, i0, i1, p * Plain::P, Plain::P);
           });
       role.meet();
@@ -290,6 +291,7 @@ class RRUScan {
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
             fetch(grad_d, g, i0, i1, p * Plain::P, Plain::P);
+            fetch(m, g, i0, i1, p * Plain::P, Plain::P);
             if (!x.inner) fetch(a, x.ld, i0, i1, p * Plain::P, Plain::P);
             fetch_to_write(grad_a, x.grad_a_ld, i0, i1, p * Plain::P, Plain::P);
           });

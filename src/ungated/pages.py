@@ -40,6 +40,8 @@ def fresh(like: Tensor, *shape: int) -> Tensor:
     be resized.
     """
     count = prod(shape)
+    if torch.compiler.is_compiling():  # it plans memory itself
+        return like.new_empty(shape)
     if sys.platform == "linux" and type(like) is Tensor and like.device.type == "cpu":
         nbytes = count * like.element_size()
         if nbytes >= _HUGE_PAGE and (pages := _pages(nbytes)) is not None:

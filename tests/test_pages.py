@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ungated
-from ungated.scan import pages
+from ungated import pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="torch's own memory elsewhere")
 
