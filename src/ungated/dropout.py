@@ -30,7 +30,7 @@ def dropout_mask(like: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
 
 
 def _transformed() -> bool:
-    """Whether torch.func or a tracer is at work, to which `fresh` is a constant; the compiler gets tensors of its own."""
+    """Whether torch.func or a tracer is at work, to which `fresh` is a constant; the compiler knows it."""
     if torch.compiler.is_compiling():
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None or torch._C._is_tracing()
