@@ -67,6 +67,7 @@ class BatchedProduct {
   struct Place {
     int side;
     int64_t column, count;  // in that side, and how many of the piece's columns there are
+    int registers() const { return count <= W ? 1 : WIDE; }
   };
   const Batched& x;
   Matrix packed, slivers;  // of each thread
@@ -88,9 +89,9 @@ class BatchedProduct {
     const Columns& side = x.right[from.side];
     const float* in = side.data + row * side.ld + from.column;
     vec sum[WIDE] = {};
-    for (int64_t k = 0; k < rows; k++, in += side.ld, out += P) {
+    for (int64_t k = 0; k < rows; k++, in += side.ld, out += from.registers() * W) {
       const float scale = x.scale ? x.scale[row + k] : 1.0f;
-      for (int v = 0; v < WIDE; v++) {
+      for (int v = 0; v < from.registers(); v++) {
         vec value = load(in + v * W, from.count - v * W);
         sum[v] += value;
         store(out + v * W, value * scale);
@@ -119,19 +120,21 @@ class BatchedProduct {
     float* sliver = slivers.row(id);
     const Place left = place<HEIGHT>(x.left, piece);
     pack_left(left, row, rows, sliver);
-    Kernel* kernel = kernel_for<WIDE, HEIGHT, SLIVER>(static_cast<int>(left.count));
+    const int height = static_cast<int>(left.count);
+    Kernel *wide = kernel_for<WIDE, HEIGHT, SLIVER>(height), *narrow = kernel_for<1, HEIGHT, SLIVER>(height);
     for (int64_t p = group; p < end; p++) {
       const Place right = place<P>(x.right, p);
       const int64_t ld = x.right[right.side].n;
       float* out = x.out[2 * left.side + right.side] + left.column * ld + right.column;
       fetch_to_write(out, ld, 0, left.count, 0, right.count);
       const int64_t next = p + 1 < end ? p + 1 : group;
-      kernel(sliver, 0, packed.row(id * GROUP + p - group), static_cast<int>(rows), tile, false,
-             packed.row(id * GROUP + next - group), W);
+      const int registers = right.registers();
+      (registers == 1 ? narrow : wide)(sliver, 0, packed.row(id * GROUP + p - group), static_cast<int>(rows), tile, false,
+                                       packed.row(id * GROUP + next - group), W);
       for (int64_t i = 0; i < left.count; i++)
-        for (int v = 0; v < WIDE; v++) {
+        for (int v = 0; v < registers; v++) {
           vec before = x.add || row > 0 ? load(out + i * ld + v * W, right.count - v * W) : vec{};
-          store(out + i * ld + v * W, before + load(tile + i * P + v * W), right.count - v * W);
+          store(out + i * ld + v * W, before + load(tile + (i * registers + v) * W), right.count - v * W);
         }
     }
   }

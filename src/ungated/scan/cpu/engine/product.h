@@ -1,7 +1,8 @@
 // rows x K times K x N, with the K x N weights packed once and multiplied many times.
 //
 // Packed weights are panels of NV registers' width; a panel's K rows lie one after another, so that the innermost loop
-// reads weights as one stream. Gates of one unit can be brought side by side in a panel, and so meet in the epilogue.
+// reads weights as one stream. Gates of one unit can be brought side by side in a panel, and so meet in the epilogue. The
+// last panel is one register wide where its columns fit: a small network would else multiply many zeros.
 #pragma once
 #include "vec.h"
 
@@ -91,33 +92,42 @@ struct Weights {
   static int64_t size(int64_t K, int64_t units) { return panels_of(units) * K * P; }
   int64_t panels() const { return panels_of(units); }
   float* panel(int64_t p) const { return data + p * K * P; }
+  bool narrow(int64_t p) const { return NV > 1 && GATES == 1 && units - p * P <= W; }
 
   void pack(const Source& source, int64_t first_row, int64_t rows, int64_t p0, int64_t p1) const {
     for (int64_t p = p0; p < p1; p++)
       for (int q = 0; q < GATES; q++) {
+        const int64_t wide = narrow(p) ? W : P, filled = narrow(p) ? W : width;
         int64_t column = p * width, count = units - column < width ? units - column : width;
-        float* out = panel(p) + first_row * P + q * width;
+        float* out = panel(p) + first_row * wide + q * width;
         const float* in = source.gate[q];
         if (!source.transposed) {
-          for (int64_t k = 0; k < rows; k++, out += P) {
+          for (int64_t k = 0; k < rows; k++, out += wide) {
             float scale = source.row_scale ? source.row_scale[k] : 1.0f;
-            for (int64_t c = 0; c < width; c++) {
+            for (int64_t c = 0; c < filled; c++) {
               float x = c < count ? in[k * source.ld + column + c] * scale : 0.0f;
               out[c] = source.column_scale && c < count ? x * source.column_scale[column + c] : x;
             }
           }
         } else {
           for (int64_t k0 = 0; k0 < rows; k0 += 16)  // square blocks: both sides stay in the cache
-            for (int64_t c = 0; c < width; c++)
+            for (int64_t c = 0; c < filled; c++)
               for (int64_t k = k0; k < rows && k < k0 + 16; k++) {
                 float x = c < count ? in[(column + c) * source.ld + k] : 0.0f;
                 if (source.row_scale) x *= source.row_scale[k];
-                out[k * P + c] = source.column_scale && c < count ? x * source.column_scale[column + c] : x;
+                out[k * wide + c] = source.column_scale && c < count ? x * source.column_scale[column + c] : x;
               }
         }
       }
   }
 };
+
+// Rows of one register, one after another, as rows of NV registers; the others are zero.
+template <int NV>
+static void widen(float* tile, int64_t rows) {
+  for (int64_t i = rows - 1; i >= 0; i--)
+    for (int v = 0; v < NV; v++) store(tile + (i * NV + v) * W, v == 0 ? load(tile + i * W) : vec{});
+}
 
 struct Nothing {
   void operator()(int64_t, int64_t, int64_t) const {}
@@ -134,21 +144,24 @@ static void product_of_units(const float* a, int64_t lda, int64_t rows, const We
   for (int64_t unit = first; unit < last;) {
     const int64_t p = unit / rows, r0 = unit % rows, most = rows - r0 < last - unit ? rows - r0 : last - unit;
     const int64_t count = most < TILE_ROWS ? most : TILE_ROWS, blocks = (count + MOST - 1) / MOST;
+    const bool narrow = weights.narrow(p);
+    const int64_t wide = narrow ? W : P;
     for (int64_t k = 0; k < weights.K; k += K_BLOCK) {
       int length = static_cast<int>(weights.K - k < K_BLOCK ? weights.K - k : K_BLOCK);
-      const float* now = weights.panel(p) + k * P;
+      const float* now = weights.panel(p) + k * wide;
       // The blocks of rows share the work of fetching what comes after these weights: at one line a step, evenly.
-      const float* next = now + length * P;
+      const float* next = now + length * wide;
       const int step = W * (blocks < NV ? NV / static_cast<int>(blocks) : 1);
       for (int64_t block = 0, row = 0; block < blocks; block++) {
         int64_t height = (count - row) / (blocks - block);  // equal heights: no thin rest
         if (k == 0) before(r0 + row, r0 + row + height, p);
-        kernel_for<NV, MOST>(static_cast<int>(height))(a + (r0 + row) * lda + k, lda, now, length, tile + row * P,
-                                                       k > 0, next, step);
-        next += length * P / blocks;
+        Kernel* kernel = narrow ? kernel_for<1, MOST>(static_cast<int>(height)) : kernel_for<NV, MOST>(static_cast<int>(height));
+        kernel(a + (r0 + row) * lda + k, lda, now, length, tile + row * wide, k > 0, next, step);
+        next += length * wide / blocks;
         row += height;
       }
     }
+    if (narrow) widen<NV>(tile, count);
     for (int64_t i = 0; i < count; i++) after(r0 + i, p, tile + i * P);
     unit += count;
   }
