@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,17 @@ def make_study(
     dataset: str = "nottingham",
     metric: str = "nll_per_frame",
     tied: bool = False,
+    drawn: Callable[[Point], Mapping[str, Any]] | None = None,
 ) -> Path:
-    """A study directory at `path`, every run with what `measure` says of it; None leaves the run waiting."""
+    """A study directory at `path`, every run with what `measure` says of it; None leaves the run waiting.
+
+    drawn: the values that each run of a search drew.
+    """
     directory = StudyDirectory(path)
     recipes = {cell: RECIPE.format(dataset=dataset, cell=cell, tied=str(tied).lower()) for cell in definition.labels}
     directory.create(definition, recipes)
     for point in points(definition):
+        point = point if drawn is None else replace(point, values=drawn(point))
         measured = measure(point)
         if measured is None:
             continue

@@ -173,6 +173,38 @@ def test_convergence(tmp_path: Path) -> None:
     assert list(mean.get_ydata()) == [9.25, 8.25, 7.75]
 
 
+def test_search(tmp_path: Path) -> None:
+    rates = (1e-4, 1e-3, 3e-3, 1e-2, 5e-3)
+    tests = (9.5, 8.6, 8.2, 8.1, math.nan)
+    definition = load_definition("tune", "jsb").replace(cells=("lstm",), trials=5)
+    study = make_study(
+        tmp_path / "s",
+        definition,
+        lambda p: (
+            "training diverged"
+            if p.number == 4
+            else ([9.9, tests[p.number] + (0.3 if p.number == 3 else 0.0)], tests[p.number])
+        ),
+        dataset="jsb",
+        drawn=lambda p: {"learning_rate": rates[p.number], "recurrent_dropout": 0.1 * p.number, "forget_bias": 1.0},
+    )
+    (drawing,) = study_drawings(read_report(study, "search-jsb-lstm"))
+    assert drawing.name == "search-jsb-lstm"
+    rows = csv_rows(drawing)
+    assert [float(row["learning_rate"]) for row in rows] == list(rates)
+    assert [row["selected"] for row in rows] == ["", "", "on valid", "on test", ""]
+    panels = drawing.figure.axes
+    assert [axes.get_xlabel() for axes in panels] == ["learning rate", "recurrent dropout", "forget bias"]
+    assert panels[0].get_xscale() == "log" and panels[0].get_xlim() == (1e-4, 1e-2)
+    drawn = {line.get_xdata()[0]: line for line in panels[0].lines if line.get_markersize() < 10}
+    assert drawn[3e-3].get_ydata() == [8.2]
+    edge = panels[0].get_ylim()[1]
+    assert drawn[1e-4].get_ydata() == [edge] and drawn[5e-3].get_ydata() == [edge]  # the worst run, and the failed one
+    assert drawn[5e-3].get_marker() == "x" and 8.6 < edge < 9.5
+    (ring,) = (line for line in panels[0].lines if line.get_markersize() > 10)
+    assert ring.get_xdata() == [3e-3]
+
+
 def test_nothing_finished_has_no_figure(tmp_path: Path) -> None:
     assert study_drawings(read_report(make_study(tmp_path / "w", small_grid(), lambda point: None))) == []
     assert study_drawings(read_report(make_study(tmp_path / "f", small_grid(), lambda point: "diverged"))) == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 
+from ungated.lab.cli import main
 from ungated.lab.errors import DataError, RunError
 from ungated.lab.reports.kept_studies import (
     REPRODUCTION,
@@ -113,7 +115,7 @@ def test_what_is_kept_reads_as_what_was_run(tmp_path: Path) -> None:
     ]
     assert to_json(kept) == to_json(report)
     with pytest.raises(RunError, match="file's name"):
-        keep_study(report, tmp_path, "../out")
+        keep_study(replace(report, name="../out"), tmp_path)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -173,3 +175,18 @@ def test_a_directory_is_a_study_a_reproduction_or_neither(tmp_path: Path) -> Non
 def test_a_published_table_stands_beside(tmp_path: Path) -> None:
     section = study_section(sweep(tmp_path, beside="rhn-enwik8"))
     assert "| Large RHN, depth 10" in section.markdown()
+
+
+def test_a_study_is_kept_with_its_figures_by_the_name_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "sweep", "--collect", "--name", "mine"]) == 0
+    assert sorted(path.name for path in Path("results/studies").iterdir()) == [
+        "README.md",
+        "mine.csv",
+        "mine.json",
+        "mine.png",
+    ]
+    assert "(mine.png)" in Path("results/studies/README.md").read_text()

@@ -104,6 +104,8 @@ def _kept(results: Path) -> tuple[list[Record], list[StudyReport]]:
 
 
 def _keep(records: Sequence[Record], studies: Sequence[StudyReport], results: Path, name: str | None) -> None:
+    from dataclasses import replace
+
     from ungated.lab.files import atomic_write_text
     from ungated.lab.reports.kept_studies import keep_study
     from ungated.lab.reports.records import collect
@@ -113,7 +115,8 @@ def _keep(records: Sequence[Record], studies: Sequence[StudyReport], results: Pa
     for record in records:
         note(f"kept {collect(record, results, name)}")
     for study in studies:
-        path = keep_study(study, results, name)
+        study = replace(study, name=name or study.name)
+        path = keep_study(study, results)
         note(f"kept {path}")
         for drawing in study_drawings(study):
             note(f"kept {' and '.join(map(str, drawing.save(path.parent, ('png', 'csv'))))}")

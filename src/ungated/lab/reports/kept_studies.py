@@ -25,6 +25,16 @@ FORMAT = 1
 #: In a directory of several studies: which they are, and what is to be said of each.
 REPRODUCTION = "reproduction.json"
 
+#: What a study is called that nobody has given a title.
+_KINDS = {
+    "tpe": "Search",
+    "grid": "Grid",
+    "sweep": "Sweep",
+    "variants": "Variants",
+    "repeats": "Several seeds",
+    "depth": "Recurrence depths",
+}
+
 #: Of a Run, what is kept as it is; its curve is kept as columns.
 _KEPT = (
     *("number", "cell", "variant", "values", "settings", "seed", "state", "dataset", "metric", "protocol", "metrics"),
@@ -62,7 +72,7 @@ def read_report(path: str | Path, name: str = "", title: str = "", **said: str) 
     environment = {} if finished is None else RunDirectory(finished.directory).read_environment()
     return StudyReport(
         name=name or definition.name,
-        title=title or f"{definition.name}: {definition.kind} on {definition.recipe}",
+        title=title or f"{_KINDS[definition.kind]} of {', '.join(definition.labels)} on {definition.recipe}",
         remark=said.get("remark", ""),
         outcome=outcome,
         group=said.get("group", ""),
@@ -95,12 +105,11 @@ def read_reports(path: str | Path) -> list[StudyReport]:
     ]
 
 
-def keep_study(report: StudyReport, results: str | Path, name: str | None = None) -> Path:
+def keep_study(report: StudyReport, results: str | Path) -> Path:
     """Write RESULTS/studies/NAME.json and return it; RunError where the name is not fit for a file."""
-    name = name or report.name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]*", name):
-        raise RunError(f"{name!r} cannot be a file's name here: use letters, digits, '.', '_', '=' and '-'")
-    path = Path(results) / "studies" / f"{name}.json"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]*", report.name):
+        raise RunError(f"{report.name!r} cannot be a file's name here: use letters, digits, '.', '_', '=' and '-'")
+    path = Path(results) / "studies" / f"{report.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, to_json(report))
     return path

@@ -11,7 +11,9 @@ from ungated.lab.reports.heat_maps import HeatMap, heat_map_figures, published_p
 from ungated.lab.reports.kept_studies import StudyReport
 from ungated.lab.reports.points import Outcome, Point, by_label, megas
 from ungated.lab.reports.published import published
+from ungated.lab.reports.searches import search_figure
 from ungated.lab.studies.outcome import Run, StudyOutcome
+from ungated.lab.studies.spaces import Dimension
 
 #: The axes of a heat map; any other axis of a grid gives maps of its own.
 _MAP_AXES = ("learning_rate", "parameters")
@@ -93,7 +95,21 @@ def study_drawings(report: StudyReport) -> list[Drawing]:
             return [_depths(report, points, outcome.metric)]
         case "repeats":
             return [_convergence(report, outcome.metric)]
+        case "tpe" if space := _numbers(report, points):
+            return [search_figure(report.name, report.title, space, points, outcome.metric, report.remark)]
     return []
+
+
+def _numbers(report: StudyReport, points: Sequence[Point]) -> dict[str, Dimension]:
+    """What a search draws that can stand on an axis, by its short name."""
+    space = {name.rpartition(".")[2]: entry for name, entry in report.outcome.definition.space.items()}
+    return {
+        name: entry
+        for name, entry in space.items()
+        if all(
+            isinstance(point.at.get(name), (int, float)) and not isinstance(point.at[name], bool) for point in points
+        )
+    }
 
 
 def _heat_maps(report: StudyReport, points: Sequence[Point], metric: str) -> list[Drawing]:
