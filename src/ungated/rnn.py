@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ungated.cells.cell import Cell, Noise, State, check_rate, check_size, map_state
 from ungated.scan import scan_layer
+from ungated.scan.conditions import autocast_dtype
 
 Lengths = Tensor | Sequence[int]
 
@@ -184,7 +185,7 @@ class RNN(nn.Module):
         weight = self._cells[0].weight()
         if x.device != weight.device:
             raise ValueError(f"{self._name}: x is on {x.device} but the layer is on {weight.device}")
-        if x.dtype != weight.dtype and not _autocasting(x.device.type):
+        if x.dtype != weight.dtype and autocast_dtype(x.device.type) is None:
             raise TypeError(f"{self._name}: x should have the layer's dtype {weight.dtype}, got {x.dtype}")
 
     def _checked_state(self, state: State | None, x: Tensor, batched: bool = True) -> State:
@@ -210,7 +211,7 @@ class RNN(nn.Module):
                 )
             if got.device != want.device:
                 raise ValueError(f"{self._name}: state is on {got.device} but the layer is on {want.device}")
-            if got.dtype != want.dtype and not _autocasting(got.device.type):
+            if got.dtype != want.dtype and autocast_dtype(got.device.type) is None:
                 raise TypeError(f"{self._name}: state should have the layer's dtype {want.dtype}, got {got.dtype}")
         state = state if isinstance(state, Tensor) else tuple(state)
         return state if batched else map_state(lambda tensor: tensor.unsqueeze(1), state)
@@ -238,11 +239,6 @@ class RNN(nn.Module):
 
 def _tensors(state: State) -> tuple[Tensor, ...]:
     return (state,) if isinstance(state, Tensor) else tuple(state)
-
-
-def _autocasting(device_type: str) -> bool:
-    # Asked about the meta device, is_autocast_enabled raises.
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _stack(states: Sequence[State]) -> State:

@@ -12,10 +12,15 @@ from ungated.cells.cell import Noise, State
 
 HALF = (torch.bfloat16, torch.float16)
 
+# Of others (meta), torch.is_autocast_enabled raises. Asked once: an older compiler cannot trace this question.
+_WITH_AUTOCAST = tuple(
+    device for device in ("cpu", "cuda", "xpu", "mps", "mtia", "hpu", "xla") if torch.amp.is_autocast_available(device)
+)
+
 
 def autocast_dtype(device: str) -> torch.dtype | None:
     """The dtype that autocast is to on this type of device; None where it is off or unknown."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device in _WITH_AUTOCAST and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 
