@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,6 +115,14 @@ def scan_layer(
     return cell.readout(features), last
 
 
+def _like(cell: Cell, written: Iterable[type[Cell]]) -> type[Cell] | None:
+    """The one of these cells whose step this cell's is."""
+    for known in written:  # next() of a generator stops older compilers
+        if type(cell).step is known.step:
+            return known
+    return None
+
+
 def _has_stages_of(known: type[Cell], cell: Cell) -> bool:
     return all(
         getattr(type(cell), stage) is getattr(known, stage) and stage not in cell.__dict__
@@ -137,7 +145,7 @@ def choose(
     for path, written in PATHS.items():
         if name not in ("auto", path):
             continue
-        known = next((known for known in written if type(cell).step is known.step), None)
+        known = _like(cell, written)
         if name == "auto" and drive.shape[0] < _FEWEST_STEPS:
             reason = "it gains nothing in so few time steps"
         elif "step" in cell.__dict__ or all(type(cell).step is not other.step for other in PATHS["torch"]):

@@ -49,7 +49,8 @@ def why_not(drive: Tensor, state: State, noise: Noise, lengths: Tensor | None, w
 
 def _transform(tensors: list[Tensor]) -> str:
     """The program transformation under way that the operators have no rule for, if any."""
-    exported = torch.compiler.is_exporting()
+    # Read, not asked: to is_exporting() torch 2.11 says yes within any compiled function.
+    exported = torch.compiler._is_exporting_flag
     if torch.compiler.is_compiling():
         # All that the compiler can be asked: what else torch.func does reaches the operators through its graph.
         inside = any(torch._C._functorch.is_batchedtensor(tensor) for tensor in tensors)
