@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,17 @@ def test_goals_in_short(tmp_path: Path) -> None:
     assert len(text.split("\n\n")[0].splitlines()) == 2 + len(goals)
     assert "A processor, 2 threads" in text
     assert goals_markdown(tmp_path / "nothing") == "Nothing measured yet."
+
+
+def test_goals_of_several_measurements_stand_side_by_side(tmp_path: Path) -> None:
+    later = copy.deepcopy(RECORD) | {"started": "2026-01-03T03:04:05+00:00"}
+    later["cases"][0]["goals"][0] |= {"to": "nn.GRU", "ratio": 0.75, "met": False}
+    folder = kept(tmp_path, RECORD)
+    (folder / "results" / "later.json").write_text(json.dumps(later))
+    text = goals_markdown(folder)
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if "T 784" in line]
+    assert rows == [
+        ["cpu", "nn.LSTM or nn.GRU", "0.50, 0.75", "0.60", "1 of 2"],
+        ["torch", "reference loop", "0.25, 0.25", "0.20", "0 of 2"],
+    ]
+    assert "2026-01-02 and 2026-01-03" in text and "2 measurements" in text

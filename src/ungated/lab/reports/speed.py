@@ -207,32 +207,41 @@ def _trained(benchmarks: str | Path, level: int) -> list[str]:
 
 
 def goals_markdown(benchmarks: str | Path) -> str:
-    """Of every record in BENCHMARKS/results, what was measured against the goals; and the complete runs."""
-    parts = []
+    """What BENCHMARKS/results measured against the goals, a table a machine; and the complete runs."""
+    machines: dict[str, list[dict[str, Any]]] = {}
     for record in load_benchmarks(Path(benchmarks) / "results").values():
-        machine = record["machine"]
-        rows = [
-            [
-                f"{case['what']}, {_count(case['variants'][0]['parameters'])}",
-                goal["of"],
-                goal["to"] if goal["what"] == "time" else f"{goal['to']}, {goal['what']}",
-                f"{goal['ratio']:.2f}",
-                f"{goal['at_most']:.2f}",
-                "yes" if goal["met"] else "no",
-            ]
-            for case in record["cases"]
-            for goal in case["goals"]
-        ]
-        table = Table(
-            ["what", "path", "relative to", "ratio", "goal", "met"], rows, left=("path", "relative to", "met")
-        )
-        rounds = max((case["rounds"] for case in record["cases"]), default=0)
-        note = (
-            f"{speed_section(record)[0]}, torch {machine['torch']}, {record['started'][:10]}: median of {rounds} rounds"
-        )
-        parts.append(f"{table.markdown()}\n\n{note}; below 1, ours is faster.")
+        machines.setdefault(f"{speed_section(record)[0]}, torch {record['machine']['torch']}", []).append(record)
+    parts = []
+    for machine, records in machines.items():
+        rounds = sorted({case["rounds"] for record in records for case in record["cases"]})
+        times = "" if len(records) == 1 else f"; the {len(records)} measurements one after another"
+        days = " and ".join(sorted({record["started"][:10] for record in records}))
+        note = f"{machine}, {days}: median of {_span(rounds)} rounds{times}; below 1, ours is faster."
+        parts.append(f"{_goals(records).markdown()}\n\n{note}")
     parts += _trained(benchmarks, 3)
     return "\n\n".join(parts) or "Nothing measured yet."
+
+
+def _goals(records: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each goal, with its ratio in each record."""
+    found: dict[tuple[str, str, float], list[Mapping[str, Any]]] = {}
+    for record in records:
+        for case in record["cases"]:
+            what = f"{case['what']}, {_count(case['variants'][0]['parameters'])}"
+            for goal in case["goals"]:
+                found.setdefault((what, f"{goal['of']}, {goal['what']}", goal["at_most"]), []).append(goal)
+    rows = []
+    for (what, _, at_most), goals in found.items():
+        met = sum(goal["met"] for goal in goals)
+        peers = dict.fromkeys(f"{g['to']}" if g["what"] == "time" else f"{g['to']}, {g['what']}" for g in goals)
+        said = ("yes" if met else "no") if len(goals) == 1 else f"{met} of {len(goals)}"
+        ratios = ", ".join(f"{goal['ratio']:.2f}" for goal in goals)
+        rows.append([what, goals[0]["of"], " or ".join(peers), ratios, f"{at_most:.2f}", said])
+    return Table(["what", "path", "relative to", "ratio", "goal", "met"], rows, left=("path", "relative to", "met"))
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) < 2 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def record_markdown(record: Mapping[str, Any], level: int = 3) -> str:
