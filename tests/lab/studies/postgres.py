@@ -68,9 +68,16 @@ class Postgres:
 
     def _run(self, program: str, *words: str) -> None:
         command = [str(self._bin / program), *words]
-        if self._user is not None:
-            command = ["runuser", "-u", self._user, "--", *command]
         done = subprocess.run(
-            command, cwd=self._folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            command,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            user=self._user,
+            group=None if self._user is None else pwd.getpwnam(self._user).pw_gid,
+            extra_groups=None if self._user is None else [],
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
