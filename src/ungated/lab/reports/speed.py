@@ -233,7 +233,7 @@ def _goals(records: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for (what, _, at_most), goals in found.items():
         met = sum(goal["met"] for goal in goals)
-        peers = dict.fromkeys(f"{g['to']}" if g["what"] == "time" else f"{g['to']}, {g['what']}" for g in goals)
+        peers = dict.fromkeys(g["to"] if g["what"] == "time" else f"{g['to']}, {g['what']}" for g in goals)
         said = ("yes" if met else "no") if len(goals) == 1 else f"{met} of {len(goals)}"
         ratios = ", ".join(f"{goal['ratio']:.2f}" for goal in goals)
         rows.append([what, goals[0]["of"], " or ".join(peers), ratios, f"{at_most:.2f}", said])
