@@ -11,6 +11,7 @@ from torch import Tensor
 
 import ungated
 from ungated.scan.cpu import rru
+from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.compiler import Unavailable, library_file
 
 
@@ -105,3 +106,37 @@ def test_the_rru_takes_a_small_batch_in_spans_of_steps(batch: int, options: dict
                     results.append([output, last, *gradients, *layer(x, state, lengths, noise)])
         for ours, reference in zip(*results, strict=True):
             torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+@pytest.mark.parametrize("options", [{}, {"relu_layers": 2}, {"normalize": False}], ids=str)
+def test_inference_of_a_few_rows_skips_what_relu_made_zero(rows: int, options: dict[str, Any]) -> None:
+    _skip_without_compiler()
+    torch.manual_seed(0)
+    layer = ungated.RRU(5, 90, output_size=7, expansion=17.0, **options).eval()  # over a megabyte of weights
+    torch.nn.init.normal_(layer.get_parameter("cells.0.Z"), std=0.1)
+    x, state = torch.randn(19, rows, 5), torch.randn(1, rows, 90)
+    lengths = list(range(19, 19 - 4 * rows, -4))
+    with torch.no_grad():
+        with ungated.backend("reference"):
+            expected = layer.double()(x.double(), state.double(), lengths)
+        with ungated.backend("cpu"):
+            found = layer.float()(x, state, lengths)
+    torch.testing.assert_close(found, tuple(part.float() for part in expected))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 40, 70, 33), (70, 9, 300, 17), (5, 64, 129, 96)], ids=str)
+@pytest.mark.parametrize("rectify", [False, True])
+def test_sums_of_what_is_mostly_zero_skip_it(shape: tuple[int, int, int, int], rectify: bool) -> None:
+    _skip_without_compiler()
+    T, B, k, n = shape
+    torch.manual_seed(0)
+    left, right, scale = torch.randn(T, B, k), [torch.randn(T, B, n), torch.randn(T, B, 5)], torch.rand(T, B)
+    mask = (torch.rand(1, B, k) < 0.25) * 4.0
+    left[0, 0, 0], mask[0, 0, 0] = torch.nan, 1.0  # a NaN is not zero
+    sums, expected = Sums(), Sums()
+    for _ in range(2):
+        sums.add([left], right, rectify=rectify, sparse=True, mask=mask, scale=scale)
+        expected.add([left], right, rectify=rectify, mask=mask, scale=scale)
+    torch.testing.assert_close(sums.products, expected.products, rtol=1e-4, atol=1e-4, equal_nan=True)
+    torch.testing.assert_close(sums.totals, expected.totals)

@@ -28,18 +28,20 @@ class Sums:
         right: Sequence[Tensor],
         *,
         rectify: bool = False,
+        sparse: bool = False,
         mask: Tensor | None = None,
         scale: Tensor | None = None,
     ) -> None:
         """Add left' (scale * right), and right, over some time steps; the widths are those of the first call.
 
         rectify: the first left tensor is taken as max(left, 0). mask (1 or T, B, k): then times this. scale: (T, B).
+        sparse: what of a single left tensor is then zero, most of it, is skipped.
         Raises MemoryError.
         """
         lefts, rights = ([_tall(tensor) for tensor in side] for side in (left, right))
         mask = None if mask is None else _tall(mask).contiguous()
-        given: dict[str, Argument] = {"rows": len(lefts[0]), "rectify": rectify, "mask": mask, "scale": scale}
-        given |= {"mask_rows": 0 if mask is None else len(mask), "add": len(self.totals)}
+        given: dict[str, Argument] = {"rows": len(lefts[0]), "rectify": rectify, "sparse": sparse}
+        given |= {"mask": mask, "scale": scale, "mask_rows": 0 if mask is None else len(mask), "add": len(self.totals)}
         if not self.totals:
             self.products = [[fresh(a, a.shape[1], b.shape[1]) for b in rights] for a in lefts]
             self.totals = [b.new_empty(b.shape[1]) for b in rights]

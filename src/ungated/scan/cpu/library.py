@@ -25,7 +25,7 @@ _FIELDS = {
     "mogrifier": "T B m n rounds rank x h0 c0 mask mask_step lengths W_x W_h bias A Bs beta weights features h c kept "
     "gates e_x e_h grad_features grad_h grad_c grad_z grad_e_x grad_e_h grad_x grad_h0 grad_c0",
     "batched": "rows add left_0 left_0_n left_0_ld left_1 left_1_n left_1_ld right_0 right_0_n right_0_ld right_1 "
-    "right_1_n right_1_ld rectify mask mask_rows scale out_00 out_01 out_10 out_11 sums_0 sums_1",
+    "right_1_n right_1_ld rectify sparse mask mask_rows scale out_00 out_01 out_10 out_11 sums_0 sums_1",
 }
 
 Argument = Tensor | float | None

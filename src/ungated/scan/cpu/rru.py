@@ -153,9 +153,9 @@ def _backward(
             sums.add([kept.y[k - 1]], [G_z[k]]) if k else sums.add([kept.a[..., :g]], [G_z[0]], **first)
         right = [G_h, *([] if a.W_o is None or G_o is None else [G_o])]
         if layers:
-            out_of_middle.add([kept.y[-1]], right)
+            out_of_middle.add([kept.y[-1]], right, sparse=part.noise is not None)
         else:
-            out_of_middle.add([kept.a[..., :g]], right, mask=part.noise, **first)
+            out_of_middle.add([kept.a[..., :g]], right, mask=part.noise, sparse=part.noise is not None, **first)
         if G_x is not None and a.W_x is not None:
             torch.mm(G_a.flatten(0, 1), a.W_x.t(), out=G_x[now].view(-1, a.x.shape[2]))
     M, G_b_c, s = out_of_middle.products[0][0], out_of_middle.totals[0], kept_share(a.S, a.Z)

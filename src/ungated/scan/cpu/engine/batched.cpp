@@ -5,6 +5,7 @@
 #include "entry.h"
 #include "product.h"
 #include "scratch.h"
+#include "sparse.h"
 #include "team.h"
 
 // Columns of one side: n of them (0: there are none) in rows `ld` apart.
@@ -20,6 +21,7 @@ struct Batched {
   int64_t rows, add;  // whether to add to what is in `out` and `sums`
   Columns left[2], right[2];  // side by side
   int64_t rectify;            // whether left[0] is taken as max(left[0], 0)
+  int64_t sparse;             // whether left[0] times the mask is then mostly zero; left[1].n is 0
   const float* mask;          // (mask_rows, left[0].n), again and again: times left[0]; or null
   int64_t mask_rows;
   const float* scale;  // (rows) times right, or null
@@ -30,19 +32,26 @@ struct Batched {
 class BatchedProduct {
  public:
   BatchedProduct(const Batched& x, int threads)
-      : x(x), packed(threads * GROUP, P * ROWS), slivers(threads, SLIVER * ROWS), sums(1, panels() * P) {}
+      : x(x), packed(threads * GROUP, P * ROWS), slivers(threads, SLIVER * ROWS), sums(1, panels() * P) {
+    for (int id = 0; x.sparse && id < threads; id++) lists.emplace_back(TILE_ROWS, ROWS);
+  }
 
   // What thread `id` of `count` does.
   void operator()(int id, int count) {
     Range left{0, x.left[0].pieces<HEIGHT>() + x.left[1].pieces<HEIGHT>()}, right{0, panels()};
     // Each thread packs all of the side that is not divided.
     (right.last * P >= left.last * HEIGHT ? right : left).divide(id, count);
+    const int64_t c0 = left.first * HEIGHT, c1 = least(left.last * HEIGHT, x.left[0].n);
     for (int64_t row = 0; row < x.rows; row += ROWS)
       for (int64_t group = right.first; group < right.last; group += GROUP) {
         const int64_t rows = least(ROWS, x.rows - row), end = least(group + GROUP, right.last);
         for (int64_t p = group; p < end; p++)
           pack_right(p, row, rows, packed.row(id * GROUP + p - group), left.first == 0 ? sums.row(0) + p * P : nullptr);
-        for (int64_t piece = left.first; piece < left.last; piece++) multiply(piece, group, end, row, rows, id);
+        if (x.sparse)
+          for (int64_t c = c0; c < c1; c += TILE_ROWS)
+            multiply_sparse(c, least(c + TILE_ROWS, c1), group, end, row, rows, id);
+        else
+          for (int64_t piece = left.first; piece < left.last; piece++) multiply(piece, group, end, row, rows, id);
       }
     for (int64_t p = right.first; left.first == 0 && p < right.last; p++) {
       const Place to = place<P>(x.right, p);
@@ -67,12 +76,13 @@ class BatchedProduct {
   struct Place {
     int side;
     int64_t column, count;  // in that side, and how many of the piece's columns there are
-    int registers() const { return count <= W ? 1 : WIDE; }
   };
   const Batched& x;
-  Matrix packed, slivers;  // of each thread
+  Matrix packed, slivers;         // of each thread
+  std::vector<SparseRows> lists;  // of each thread: what is not zero of some columns of the left side, as rows
   Matrix sums;
 
+  int registers(const Place& right) const { return right.count <= W && !x.sparse ? 1 : WIDE; }
   int64_t panels() const { return x.right[0].pieces<P>() + x.right[1].pieces<P>(); }
   static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -89,9 +99,9 @@ class BatchedProduct {
     const Columns& side = x.right[from.side];
     const float* in = side.data + row * side.ld + from.column;
     vec sum[WIDE] = {};
-    for (int64_t k = 0; k < rows; k++, in += side.ld, out += from.registers() * W) {
+    for (int64_t k = 0; k < rows; k++, in += side.ld, out += registers(from) * W) {
       const float scale = x.scale ? x.scale[row + k] : 1.0f;
-      for (int v = 0; v < from.registers(); v++) {
+      for (int v = 0; v < registers(from); v++) {
         vec value = load(in + v * W, from.count - v * W);
         sum[v] += value;
         store(out + v * W, value * scale);
@@ -100,19 +110,53 @@ class BatchedProduct {
     for (int v = 0; sums && v < WIDE; v++) store(sums + v * W, load(sums + v * W) + sum[v]);
   }
 
+  // A register of the left side, `count` of its floats.
+  vec left_entries(int side, int64_t row, int64_t column, int64_t count) const {
+    vec value = load(x.left[side].data + row * x.left[side].ld + column, count);
+    if (side == 0 && x.rectify) value = relu(value);
+    if (side == 0 && x.mask) value *= load(x.mask + row % x.mask_rows * x.left[0].n + column, count);
+    return value;
+  }
+
   void pack_left(const Place& from, int64_t row, int64_t rows, float* out) const {
-    const Columns& side = x.left[from.side];
-    const bool rectify = x.rectify && from.side == 0, masked = x.mask && from.side == 0;
-    const float* in = side.data + row * side.ld + from.column;
-    for (int64_t k = 0; k < rows; k++, in += side.ld, out += SLIVER) {
-      const float* mask = masked ? x.mask + (row + k) % x.mask_rows * side.n + from.column : nullptr;
-      for (int64_t c = 0; c < SLIVER; c += W) {
-        vec value = load(in + c, from.count - c);
-        if (rectify) value = relu(value);
-        if (mask) value *= load(mask + c, from.count - c);
-        store(out + c, value);
-      }
+    for (int64_t k = 0; k < rows; k++, out += SLIVER)
+      for (int64_t c = 0; c < SLIVER; c += W)
+        store(out + c, left_entries(from.side, row + k, from.column + c, from.count - c));
+  }
+
+  // Columns [c0, c1) of the left side with the panels [group, end).
+  void multiply_sparse(int64_t c0, int64_t c1, int64_t group, int64_t end, int64_t row, int64_t rows, int id) {
+    SparseRows& list = lists[id];
+    const int64_t blocks = (rows + SparseRows::BLOCK - 1) / SparseRows::BLOCK;
+    for (int64_t block = 0; block < blocks; block++) {
+      alignas(64) float columns[SparseRows::BLOCK][TILE_ROWS];
+      const int64_t first = block * SparseRows::BLOCK, count = least(SparseRows::BLOCK, rows - first);
+      for (int64_t k = 0; k < count; k++)
+        for (int64_t c = c0; c < c1; c += W) store(columns[k] + c - c0, left_entries(0, row + first + k, c, c1 - c));
+      for (int64_t i = 0; i < c1 - c0; i++) list.put_column(i, block, columns[0] + i, TILE_ROWS, count);
     }
+    alignas(64) float tile[PANELS * TILE_ROWS * P];
+    for (int64_t p = group, q; p < end; p = q) {
+      q = p + (end - p) / ((end - p + PANELS - 1) / PANELS);
+      SparseKernel* kernel = sparse_kernel_for(q - p);
+      for (int64_t block = 0; block < blocks; block++)
+        for (int64_t i = 0; i < c1 - c0; i++)
+          kernel(list.entries(i, block), packed.row(id * GROUP + p - group), packed.ld, tile + i * P, block > 0);
+      for (int64_t j = p; j < q; j++) add_to_out(0, c0, c1 - c0, j, row, tile + (j - p) * TILE_ROWS * P, WIDE);
+    }
+  }
+
+  // `count` rows of results for one panel, each of so many registers.
+  void add_to_out(int side, int64_t column, int64_t count, int64_t p, int64_t row, const float* tile,
+                  int registers) const {
+    const Place right = place<P>(x.right, p);
+    const int64_t ld = x.right[right.side].n;
+    float* out = x.out[2 * side + right.side] + column * ld + right.column;
+    for (int64_t i = 0; i < count; i++)
+      for (int v = 0; v < registers && v * W < right.count; v++) {
+        vec before = x.add || row > 0 ? load(out + i * ld + v * W, right.count - v * W) : vec{};
+        store(out + i * ld + v * W, before + load(tile + (i * registers + v) * W), right.count - v * W);
+      }
   }
 
   void multiply(int64_t piece, int64_t group, int64_t end, int64_t row, int64_t rows, int id) {
@@ -128,14 +172,10 @@ class BatchedProduct {
       float* out = x.out[2 * left.side + right.side] + left.column * ld + right.column;
       fetch_to_write(out, ld, 0, left.count, 0, right.count);
       const int64_t next = p + 1 < end ? p + 1 : group;
-      const int registers = right.registers();
+      const int registers = this->registers(right);
       (registers == 1 ? narrow : wide)(sliver, 0, packed.row(id * GROUP + p - group), static_cast<int>(rows), tile, false,
                                        packed.row(id * GROUP + next - group), W);
-      for (int64_t i = 0; i < left.count; i++)
-        for (int v = 0; v < registers; v++) {
-          vec before = x.add || row > 0 ? load(out + i * ld + v * W, right.count - v * W) : vec{};
-          store(out + i * ld + v * W, before + load(tile + (i * registers + v) * W), right.count - v * W);
-        }
+      add_to_out(left.side, left.column, left.count, p, row, tile, registers);
     }
   }
 };

@@ -87,12 +87,13 @@ struct Weights {
   static constexpr int P = NV * W, width = P / GATES;
   float* data;
   int64_t K, units;
+  bool all_wide = false;
 
   static int64_t panels_of(int64_t units) { return (units + width - 1) / width; }
   static int64_t size(int64_t K, int64_t units) { return panels_of(units) * K * P; }
   int64_t panels() const { return panels_of(units); }
   float* panel(int64_t p) const { return data + p * K * P; }
-  bool narrow(int64_t p) const { return NV > 1 && GATES == 1 && units - p * P <= W; }
+  bool narrow(int64_t p) const { return NV > 1 && GATES == 1 && !all_wide && units - p * P <= W; }
 
   void pack(const Source& source, int64_t first_row, int64_t rows, int64_t p0, int64_t p1) const {
     for (int64_t p = p0; p < p1; p++)

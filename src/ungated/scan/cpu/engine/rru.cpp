@@ -10,6 +10,7 @@
 #include "entry.h"
 #include "product.h"
 #include "scratch.h"
+#include "sparse.h"
 #include "team.h"
 
 struct RRU {
@@ -42,7 +43,7 @@ class RRUScan {
         backward(backward),
         span(!backward && x.B <= SPAN_ROWS / 4 ? SPAN_ROWS / x.B : 1),
         middle{{x.B, x.g}, {x.inner ? x.B : 0, x.g}},
-        handed(backward ? 0 : span * x.B, x.g),
+        handed(backward ? 0 : span * x.B, x.g, x.mask || (span > 1 && size(x) * 4 > SMALL)),
         drives(span > 1 && x.m ? span * x.B : 0, x.g),
         state(x.B, x.n + (backward ? 0 : beside())),
         entering(backward ? x.B : 0, x.n + x.p),
@@ -86,7 +87,9 @@ class RRUScan {
   static constexpr int64_t SPAN_ROWS = 16;
   int64_t span;
   Matrix middle[2];  // what one product hands to the next
-  Matrix handed;     // forwards the same from the last ReLU layer, for each step of the span
+  // Forwards the same from the last ReLU layer, for each step of the span. Half of it is zero; to skip that pays where
+  // dropout adds to it, and where one row's weights are read from memory.
+  Rows handed;
   Matrix drives;     // x W_x + b_j for each step of the span
   Matrix state;      // forwards h and perhaps x; backwards the gradient of h
   Matrix entering;   // backwards: the gradient of h where the row has not ended, 0 where it has; beside it that of o
@@ -98,8 +101,9 @@ class RRUScan {
   Plain to_middle() const { return {x.weights, x.n + beside(), x.g}; }
   Plain of_input() const { return {after(to_middle()), x.m - (backward ? x.m : beside()), x.g}; }
   Plain between(int64_t k) const { return {after(of_input()) + k * Plain::size(x.g, x.g), x.g, x.g}; }
-  Plain to_state() const { return {after(of_input()) + x.inner * Plain::size(x.g, x.g), x.g, x.n}; }
-  Plain to_output() const { return {after(to_state()), x.g, x.p}; }
+  Plain to_state() const { return {after(of_input()) + x.inner * Plain::size(x.g, x.g), x.g, x.n, !backward}; }
+  Plain to_output() const { return {after(to_state()), x.g, x.p, true}; }
+  Plain to_both() const { return {to_state().data, x.g, to_state().panels() * Plain::P + x.p, true}; }
   static float* after(const Plain& w) { return w.data + Plain::size(w.K, w.units); }
 
   bool ended(int64_t t, int64_t b) const { return x.lengths && x.lengths[b] <= t; }
@@ -140,11 +144,13 @@ class RRUScan {
 
   void forwards(const Role& role) {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
-    const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output();
-    const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels());
-    // Where a step has both, the units of W_c and W_o are divided as one.
-    const int64_t of_state = W_c.panels() * rows, both = of_state + (span > 1 ? 0 : W_o.panels() * rows);
-    const int64_t n0 = std::min(role.begin(both), of_state), n1 = std::min(role.end(both), of_state);
+    const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output(), onward = span > 1 ? W_c : to_both();
+    const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels()), units = onward.panels() * rows;
+    auto put_out = [&](float* o, int64_t i, int64_t p, const float* result, float scale) {
+      columns(p, x.p, result, [&](int64_t j, int64_t count, vec before) {
+        store(o + i * x.p + j, before * scale + load(x.b_o + j, count), count);
+      });
+    };
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++) {
         memcpy(state.row(b), x.h0 + b * n, static_cast<size_t>(n) * 4);
@@ -172,7 +178,9 @@ class RRUScan {
               squared += before * before;
               vec after = relu(before);
               if (m && !x.inner) after *= load(m + i * g + j, count);
-              store((x.inner ? middle[0].row(first + i) : handed.row(in_span + first + i)) + j, after);
+              if (x.inner) store(middle[0].row(first + i) + j, after);
+              else handed.put(in_span + first + i, j, after);
+              if (!x.p && !x.inner) store(x.out + at + i * g + j, after, count);
             });
             store(squares, squared);
           },
@@ -191,11 +199,10 @@ class RRUScan {
       if (!x.p && !x.inner)
         for (int64_t i = 0; i < rows; i++)
           for (int64_t j = g0 * Plain::P; j < g && j < g1 * Plain::P; j += W)
-            store(x.out + at + i * g + j, load(handed.row(in_span + first + i) + j) * r[i], g - j);
+            store(x.out + at + i * g + j, load(x.out + at + i * g + j, g - j) * r[i], g - j);
       for (int64_t k = 0; k < x.inner; k++) {
         const bool last = k + 1 == x.inner;
-        Matrix &in = middle[k % 2], &out = last ? handed : middle[(k + 1) % 2];
-        const int64_t out_first = last ? in_span + first : first;
+        Matrix &in = middle[k % 2], &out = middle[(k + 1) % 2];
         float *y = x.y ? x.y[k] + at : nullptr, *d = last && !x.p ? x.out + at : nullptr;
         product(in.row(first), in.ld, rows, between(k), g0, g1, [&](int64_t i, int64_t p, const float* result) {
           const float scale = k == 0 ? r[i] : 1.0f;
@@ -204,16 +211,18 @@ class RRUScan {
             if (m && last) after *= load(m + i * g + j, count);
             if (y) store(y + i * g + j, after, count);
             if (d) store(d + i * g + j, after, count);
-            store(out.row(out_first + i) + j, after);
+            if (last) handed.put(in_span + first + i, j, after);
+            else store(out.row(first + i) + j, after);
           });
         });
         role.meet();
       }
       float* h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr;
-      product_of_units(
-          handed.row(in_span + first), handed.ld, rows, W_c, n0, n1,
+      handed.product_of_units(
+          in_span + first, rows, onward, role.begin(units), role.end(units),
           [&](int64_t i, int64_t p, const float* result) {
             const float scale = x.inner ? 1.0f : r[i];
+            if (p >= W_c.panels()) return put_out(x.out + (t * B + first) * x.p, i, p - W_c.panels(), result, scale);
             const bool over = ended(t, first + i);
             float* own = state.row(first + i);
             columns(p, n, result, [&](int64_t j, int64_t count, vec c) {
@@ -223,21 +232,12 @@ class RRUScan {
               if (h) store(h + (first + i) * n + j, now, count);
             });
           });
-      if (t % span == span - 1 || t + 1 == x.T) {
-        // With more steps than one, all rows are this thread's.
-        const int64_t start = t - t % span, all_rows = span > 1 ? (t + 1 - start) * B : rows;
-        const int64_t units = W_o.panels() * all_rows;
-        const int64_t o0 = span > 1 ? role.begin(units) : std::max(role.begin(both) - of_state, int64_t{0});
-        const int64_t o1 = span > 1 ? role.end(units) : std::max(role.end(both) - of_state, int64_t{0});
-        float* o = x.out + (start * B + first) * x.p;
-        product_of_units(
-                handed.row(first), handed.ld, all_rows, W_o, o0, o1,
-                [&](int64_t i, int64_t p, const float* result) {
-                  const float scale = x.inner ? 1.0f : scales[i];
-                  columns(p, x.p, result, [&](int64_t j, int64_t count, vec before) {
-                    store(o + i * x.p + j, before * scale + load(x.b_o + j, count), count);
-                  });
-                });
+      if (span > 1 && (t % span == span - 1 || t + 1 == x.T)) {  // then all rows are this thread's
+        const int64_t start = t - t % span, all_rows = (t + 1 - start) * B, all_units = W_o.panels() * all_rows;
+        handed.product_of_units(0, all_rows, W_o, role.begin(all_units), role.end(all_units),
+                                [&](int64_t i, int64_t p, const float* result) {
+                                  put_out(x.out + start * B * x.p, i, p, result, x.inner ? 1.0f : scales[i]);
+                                });
       }
       if (beside() && t + 1 < x.T) bring(role, state, x.in, t + 1, x.m);
       role.meet();

@@ -62,10 +62,12 @@ struct Role {
   void meet() const { barrier->wait(); }
 };
 
+constexpr int64_t SMALL = 1 << 20;  // bytes of weights that stay in each core's own cache
+
 // Row groups for `threads`: as many as leave enough rows to each, since every group reads all weights at every step;
 // small weights stay in each core's own cache, and then few rows are enough.
 static inline int row_groups(int threads, int64_t batch, int64_t weight_bytes) {
-  int64_t enough = weight_bytes <= (1 << 20) ? 4 : 32;
+  int64_t enough = weight_bytes <= SMALL ? 4 : 32;
   for (int groups = threads; groups > 1; groups--)
     if (threads % groups == 0 && batch >= groups * enough) return groups;
   return 1;
