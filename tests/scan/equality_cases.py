@@ -27,7 +27,7 @@ class Case:
     m: int
     n: int
     options: dict[str, Any] = field(default_factory=dict)
-    masks: bool = False
+    masks: float = 0.0  # the rate of dropout
     ragged: bool = False
     layout: str = "plain"
     dtype: str = "float32"
@@ -90,7 +90,7 @@ def cases(draw: Callable[..., Any], name: str) -> Case:
         name,
         **sizes,
         options=options,
-        masks=draw(st.booleans()),
+        masks=draw(st.sampled_from([0.0, 0.4, 0.8])),
         ragged=draw(st.booleans()),
         layout=draw(st.sampled_from(["plain", "transposed", "sliced"])),
         dtype=draw(st.sampled_from(["float32", "float32", "float32", "bfloat16", "autocast"])),

@@ -88,7 +88,7 @@ def problem(case: Case, seed: int) -> Problem:
     noise: Noise = None
     if case.masks:
         for rate in [name for name in vars(cell) if name.endswith("dropout")]:
-            setattr(cell, rate, 0.4)
+            setattr(cell, rate, case.masks)
         noise = cell.noise(case.T, case.B)
     lengths = torch.randint(1, case.T + 1, (case.B,), generator=generator) if case.ragged else None
     shapes = [(case.T, case.B, cell.output_size), *(part.shape for part in row(state))]
@@ -279,25 +279,28 @@ def test_as_right_as_the_reference(name: str, way: str) -> None:
 
 # Widths and rows at and beside whole registers of the CPU's vector units.
 REGISTERS = [
-    Case("rru", 9, 7, 3, 5, masks=True),
-    Case("rru", 6, 17, 2, 33, {"relu_layers": 2}, masks=True, ragged=True, threads=2),
-    Case("rru", 5, 70, 5, 50, {"relu_layers": 3, "expansion": 1.3}, masks=True, threads=3),
-    Case("rru", 5, 33, 8, 40, {"normalize": False}, masks=True, ragged=True),
+    Case("rru", 9, 7, 3, 5, masks=0.4),
+    Case("rru", 6, 17, 2, 33, {"relu_layers": 2}, masks=0.4, ragged=True, threads=2),
+    Case("rru", 5, 70, 5, 50, {"relu_layers": 3, "expansion": 1.3}, masks=0.4, threads=3),
+    Case("rru", 5, 33, 8, 40, {"normalize": False}, masks=0.4, ragged=True),
+    Case("rru", 9, 7, 3, 5, {"output_size": 3}, masks=0.8),
+    Case("rru", 5, 16, 8, 70, {"expansion": 7.3, "output_size": 9}, masks=0.8, ragged=True, threads=2),
+    Case("rru", 4, 70, 8, 33, {"normalize": False, "output_size": 20}, masks=0.8, threads=3),
     Case("rru", 12, 3, 8, 129, {"rezero": "scalar", "residual": "one"}, ragged=True, threads=2),
     Case("rru", 4, 16, 4, 300, {"expansion": 7.3}, threads=3),
-    Case("lstm", 7, 5, 3, 16, {"forget_bias": 0.5}, masks=True),
-    Case("lstm", 9, 15, 4, 37, masks=True, ragged=True, threads=2),
+    Case("lstm", 7, 5, 3, 16, {"forget_bias": 0.5}, masks=0.4),
+    Case("lstm", 9, 15, 4, 37, masks=0.4, ragged=True, threads=2),
     Case("lstm", 6, 70, 4, 150, ragged=True, threads=3),
-    Case("rhn", 5, 15, 4, 37, {"depth": 3}, masks=True, ragged=True, threads=2),
+    Case("rhn", 5, 15, 4, 37, {"depth": 3}, masks=0.4, ragged=True, threads=2),
     Case("rhn", 4, 70, 4, 130, {"depth": 2}, ragged=True, threads=3),
-    Case("mogrifier", 3, 20, 3, 6, {"rounds": 0, "rank": 40}, masks=True),
-    Case("mogrifier", 7, 15, 5, 37, {"rounds": 5, "rank": 3}, masks=True, ragged=True, threads=2),
+    Case("mogrifier", 3, 20, 3, 6, {"rounds": 0, "rank": 40}, masks=0.4),
+    Case("mogrifier", 7, 15, 5, 37, {"rounds": 5, "rank": 3}, masks=0.4, ragged=True, threads=2),
     Case("mogrifier", 4, 70, 40, 130, {"rounds": 2, "rank": 40}, ragged=True, threads=3),
     Case("mogrifier", 5, 9, 19, 16, {"rounds": 1, "rank": 33}),
-    Case("gru", 9, 15, 4, 37, masks=True, ragged=True, threads=2),
+    Case("gru", 9, 15, 4, 37, masks=0.4, ragged=True, threads=2),
     Case("gru", 6, 70, 4, 150, ragged=True, threads=3),
-    Case("gru", 7, 5, 3, 16, {"reset": "after"}, masks=True),
-    Case("gru", 9, 35, 4, 99, {"reset": "after"}, masks=True, ragged=True, threads=2),
+    Case("gru", 7, 5, 3, 16, {"reset": "after"}, masks=0.4),
+    Case("gru", 9, 35, 4, 99, {"reset": "after"}, masks=0.4, ragged=True, threads=2),
 ]
 
 
@@ -325,7 +328,7 @@ def test_rows_do_not_depend_on_each_other(case: Case, way: str) -> None:
     device, run = device_of(case, way), run_of(case, way)
     if isinstance(device, str) or run is None:
         pytest.skip(str(device))
-    one = problem(replace(case, masks=True), 0)
+    one = problem(replace(case, masks=0.8), 0)
     one = Problem(*(on_device(value, device) for value in vars(one).values()))
     whole = everything(run, one)
     for spoiled in (one.x, *row(one.state), *one.weights):
