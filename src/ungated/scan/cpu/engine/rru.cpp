@@ -146,11 +146,6 @@ class RRUScan {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
     const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output(), onward = span > 1 ? W_c : to_both();
     const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels()), units = onward.panels() * rows;
-    auto put_out = [&](float* o, int64_t i, int64_t p, const float* result, float scale) {
-      columns(p, x.p, result, [&](int64_t j, int64_t count, vec before) {
-        store(o + i * x.p + j, before * scale + load(x.b_o + j, count), count);
-      });
-    };
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++) {
         memcpy(state.row(b), x.h0 + b * n, static_cast<size_t>(n) * 4);
@@ -218,26 +213,30 @@ class RRUScan {
         role.meet();
       }
       float* h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr;
-      handed.product_of_units(
-          in_span + first, rows, onward, role.begin(units), role.end(units),
-          [&](int64_t i, int64_t p, const float* result) {
-            const float scale = x.inner ? 1.0f : r[i];
-            if (p >= W_c.panels()) return put_out(x.out + (t * B + first) * x.p, i, p - W_c.panels(), result, scale);
-            const bool over = ended(t, first + i);
-            float* own = state.row(first + i);
-            columns(p, n, result, [&](int64_t j, int64_t count, vec c) {
-              vec now = load(own + j, count);
-              if (!over) now = load(x.s + j, count) * now + (c * scale + load(x.Zb + j, count));
-              store(own + j, now, count);
-              if (h) store(h + (first + i) * n + j, now, count);
-            });
+      // Panels of W_c are the state's, those after them the output's.
+      float* o = x.out + (t * B + first) * x.p;
+      const float* scale_of = r;
+      int64_t before = 0;
+      auto take = [&](int64_t i, int64_t p, const float* result) {
+        const float scale = x.inner ? 1.0f : scale_of[i];
+        if (p + before >= W_c.panels())
+          return columns(p + before - W_c.panels(), x.p, result, [&](int64_t j, int64_t count, vec out) {
+            store(o + i * x.p + j, out * scale + load(x.b_o + j, count), count);
           });
+        const bool over = ended(t, first + i);
+        float* own = state.row(first + i);
+        columns(p, n, result, [&](int64_t j, int64_t count, vec c) {
+          vec now = load(own + j, count);
+          if (!over) now = load(x.s + j, count) * now + (c * scale + load(x.Zb + j, count));
+          store(own + j, now, count);
+          if (h) store(h + (first + i) * n + j, now, count);
+        });
+      };
+      handed.product_of_units(in_span + first, rows, onward, role.begin(units), role.end(units), take);
       if (span > 1 && (t % span == span - 1 || t + 1 == x.T)) {  // then all rows are this thread's
         const int64_t start = t - t % span, all_rows = (t + 1 - start) * B, all_units = W_o.panels() * all_rows;
-        handed.product_of_units(0, all_rows, W_o, role.begin(all_units), role.end(all_units),
-                                [&](int64_t i, int64_t p, const float* result) {
-                                  put_out(x.out + start * B * x.p, i, p, result, x.inner ? 1.0f : scales[i]);
-                                });
+        o = x.out + start * B * x.p, scale_of = scales.data(), before = W_c.panels();
+        handed.product_of_units(0, all_rows, W_o, role.begin(all_units), role.end(all_units), take);
       }
       if (beside() && t + 1 < x.T) bring(role, state, x.in, t + 1, x.m);
       role.meet();
