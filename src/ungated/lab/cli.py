@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         status = app(words, prog_name="ungated", standalone_mode=False)
+        sys.stdout.flush()  # a reader that has left is noticed here, not at exit
     except LabError as error:
         return _failed(error, str(error), error.exit_status, debug)
     except BrokenPipeError:
