@@ -414,7 +414,7 @@ def test_ctrl_c_anywhere_exits_with_its_status(
     ],
 )
 def test_a_reader_that_leaves_is_no_error_message(program: str, reader: str) -> None:
-    command = f"{sys.executable} {program} | {reader}"
+    command = f"PYTHONUNBUFFERED= {sys.executable} {program} | {reader}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     assert done.stdout.startswith("jsb") == (reader != "true")
