@@ -141,6 +141,8 @@ def choose(browser: Any, name: str, value: str) -> None:
 
 
 def test_in_a_browser(browser: Any, page: str, tmp_path: Path) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
     browser.get((tmp_path / "report.html").as_uri())
     assert browser.title == "Measured here"
@@ -163,14 +165,15 @@ def test_in_a_browser(browser: Any, page: str, tmp_path: Path) -> None:
     target = "run-jsb-rru-paper-seed1"
     browser.find_element("css selector", f"tbody a[href='#{target}']").click()
     opened = browser.find_element("id", target)
-    assert opened.get_property("open")
+    # The page hears of the new address after the click has returned.
+    WebDriverWait(browser, 10).until(lambda _: opened.get_property("open"))
     assert "jsb, rru, seed 1" in opened.text
     assert shown(browser, f"#{target} svg polyline")
 
     # A link to a run that the filter hides shows it all the same.
     choose(browser, "cell", "gru")
     browser.execute_script("document.querySelector(arguments[0]).click()", f"tbody a[href='#{target}']")
-    assert browser.find_element("id", target).is_displayed()
+    WebDriverWait(browser, 10).until(lambda _: browser.find_element("id", target).is_displayed())
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
