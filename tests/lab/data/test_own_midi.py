@@ -167,7 +167,7 @@ HOSTILE = {
     "status in data": (header() + track(b"\x00\x90\x3c\x90"), r"a status byte where data should be"),
     "status of no file": (header() + track(b"\x00\xf4\x00"), r"status 0xf4"),
     "delta at the end": (header() + track(b"\x00"), r"a time without an event"),
-    "other chunk": (header() + b"XXXX\0\0\0\0" + track(END), r"no track \(MTrk\) at byte 14"),
+    "other chunk": (header() + b"XFIH\0\0\0\0" + track(END), r"no track \(MTrk\) at byte 14"),
     "short header": (b"MThd" + struct.pack(">IHH", 4, 1, 1), r"a header of 4 bytes"),
     "empty": (b"", r"the header \(4 bytes\) goes beyond the end"),
     "page": (b"<html>" * 10, r"no header \(MThd\) at byte 0"),

@@ -216,11 +216,11 @@ class RRUScan {
       // Panels of W_c are the state's, those after them the output's.
       float* o = x.out + (t * B + first) * x.p;
       const float* scale_of = r;
-      int64_t before = 0;
+      int64_t panels_before = 0;
       auto take = [&](int64_t i, int64_t p, const float* result) {
         const float scale = x.inner ? 1.0f : scale_of[i];
-        if (p + before >= W_c.panels())
-          return columns(p + before - W_c.panels(), x.p, result, [&](int64_t j, int64_t count, vec out) {
+        if (p + panels_before >= W_c.panels())
+          return columns(p + panels_before - W_c.panels(), x.p, result, [&](int64_t j, int64_t count, vec out) {
             store(o + i * x.p + j, out * scale + load(x.b_o + j, count), count);
           });
         const bool over = ended(t, first + i);
@@ -235,7 +235,7 @@ class RRUScan {
       handed.product_of_units(in_span + first, rows, onward, role.begin(units), role.end(units), take);
       if (span > 1 && (t % span == span - 1 || t + 1 == x.T)) {  // then all rows are this thread's
         const int64_t start = t - t % span, all_rows = (t + 1 - start) * B, all_units = W_o.panels() * all_rows;
-        o = x.out + start * B * x.p, scale_of = scales.data(), before = W_c.panels();
+        o = x.out + start * B * x.p, scale_of = scales.data(), panels_before = W_c.panels();
         handed.product_of_units(0, all_rows, W_o, role.begin(all_units), role.end(all_units), take);
       }
       if (beside() && t + 1 < x.T) bring(role, state, x.in, t + 1, x.m);
