@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 import ungated
 from ungated.scan.cpu import rru
 from ungated.scan.cpu.batched import Sums
-from ungated.scan.cpu.compiler import Unavailable, library_file
+from ungated.scan.cpu.compiler import SOURCE, Unavailable, found_compiler, library_file
 
 
 class TestLibrary:
@@ -62,6 +64,27 @@ def _skip_without_compiler() -> None:
     except Unavailable as error:
         if "no C++ compiler" in str(error):
             pytest.skip(str(error))
+
+
+def test_what_is_fetched_ahead_is_in_the_compiled_code(tmp_path: Path) -> None:
+    """A compiler may find what only fetches to be without effect, and leave the calls out."""
+    compiler = found_compiler()
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    source = tmp_path / "ahead.cpp"
+    source.write_text("""
+        #include "scratch.h"
+        template <class Ahead>
+        static void each(int64_t n, Ahead ahead) {
+          for (int64_t i = 0; i < n; i++) ahead(i);
+        }
+        void fetch_all(float* p, int64_t n) {
+          each(n, [&](int64_t i) { fetch<WRITE>(p, 64, i, i + 4, 0, 32); });
+        }
+    """)
+    command = [compiler, "-std=c++17", "-O3", f"-I{SOURCE}", "-S", str(source), "-o", "-"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search("prefetch|prfm", made)
 
 
 @pytest.mark.parametrize("options", [{}, {"relu_layers": 3, "recurrent_dropout": 0.3}, {"normalize": False}], ids=str)

@@ -23,8 +23,8 @@ _FLAGS = (
 )
 # By what torch finds the processor capable of; elsewhere the platform's own least (SSE2, NEON).
 _VARIANTS = {
-    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
-    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mprfchw"),
+    "AVX2": ("-mavx2", "-mfma", "-mprfchw"),
 }
 _SECONDS = 120
 

@@ -165,6 +165,7 @@ def _backward(
         of_output = [torch.zeros_like(a.W_o), torch.zeros_like(a.b_o)]
     else:
         of_output = [out_of_middle.products[0][1], out_of_middle.totals[1]]
+    G_Z = (torch.mul(a.W_c, M, out=fresh(M, *M.shape)).sum(0) + a.b_c * G_b_c).sum_to_size(a.Z.shape)
     found = [
         G_x if G_drive is None else G_drive,
         G_h0,
@@ -173,10 +174,10 @@ def _backward(
         into_middle.products[0][0],
         *(sums.products[0][0] for sums in between),
         *(sums.totals[0] for sums in between),
-        M * a.Z,
+        M.mul_(a.Z),
         G_b_c * a.Z,
         *([] if a.S is None else [G_s.sum(0) * (S_SCALE * s * (1.0 - s))]),
-        ((a.W_c * M).sum(0) + a.b_c * G_b_c).sum_to_size(a.Z.shape),
+        G_Z,
         *of_output,
     ]
     return [None if gradient is None else partial(_itself, gradient) for gradient in found]

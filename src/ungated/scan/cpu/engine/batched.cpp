@@ -124,6 +124,14 @@ class BatchedProduct {
         store(out + c, left_entries(from.side, row + k, from.column + c, from.count - c));
   }
 
+  // Some rows of a sliver to come into the cache: of each the last line, since the one before has the rest of it.
+  void fetch_sliver(int64_t piece, int64_t first, int64_t last) const {
+    if (piece >= x.left[0].pieces<HEIGHT>() + x.left[1].pieces<HEIGHT>()) return;
+    const Place next = place<HEIGHT>(x.left, piece);
+    const Columns& side = x.left[next.side];
+    fetch<READ>(side.data, side.ld, first, last, next.column + next.count - 1, 1);
+  }
+
   // Columns [c0, c1) of the left side with the panels [group, end).
   void multiply_sparse(int64_t c0, int64_t c1, int64_t group, int64_t end, int64_t row, int64_t rows, int id) {
     SparseRows& list = lists[id];
@@ -167,10 +175,11 @@ class BatchedProduct {
     const int height = static_cast<int>(left.count);
     Kernel *wide = kernel_for<WIDE, HEIGHT, SLIVER>(height), *narrow = kernel_for<1, HEIGHT, SLIVER>(height);
     for (int64_t p = group; p < end; p++) {
+      fetch_sliver(piece + 1, row + (p - group) * rows / (end - group), row + (p - group + 1) * rows / (end - group));
       const Place right = place<P>(x.right, p);
       const int64_t ld = x.right[right.side].n;
       float* out = x.out[2 * left.side + right.side] + left.column * ld + right.column;
-      fetch_to_write(out, ld, 0, left.count, 0, right.count);
+      fetch<WRITE>(out, ld, 0, left.count, 0, right.count);
       const int64_t next = p + 1 < end ? p + 1 : group;
       const int registers = this->registers(right);
       (registers == 1 ? narrow : wide)(sliver, 0, packed.row(id * GROUP + p - group), static_cast<int>(rows), tile, false,

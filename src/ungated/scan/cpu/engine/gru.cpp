@@ -172,8 +172,8 @@ class GRUScan {
 
   void ahead(const float* read, float* written, int q0, int q1, int64_t i0, int64_t i1, int64_t j, int64_t count) const {
     for (int q = q0; q < q1; q++) {
-      fetch(read, 3 * x.n, i0, i1, q * x.n + j, count);
-      fetch_to_write(written, 3 * x.n, i0, i1, q * x.n + j, count);
+      fetch<READ>(read, 3 * x.n, i0, i1, q * x.n + j, count);
+      fetch<WRITE>(written, 3 * x.n, i0, i1, q * x.n + j, count);
     }
   }
 

@@ -105,8 +105,8 @@ class LSTMScan {
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
             for (int q = 0; q < 4; q++) {
-              fetch(drive, 4 * n, i0, i1, q * n + p * W, W);
-              fetch_to_write(gates, 4 * n, i0, i1, q * n + p * W, W);
+              fetch<READ>(drive, 4 * n, i0, i1, q * n + p * W, W);
+              fetch<WRITE>(gates, 4 * n, i0, i1, q * n + p * W, W);
             }
           });
       role.meet();
@@ -167,8 +167,8 @@ class LSTMScan {
           [&](int64_t i0, int64_t i1, int64_t p) {
             const int64_t at = ((t - 1) * B + first) * n;
             for (int q = 0; t > 0 && q < 4; q++) {
-              fetch(x.gates + at * 4, 4 * n, i0, i1, q * n + p * Plain::P, Plain::P);
-              fetch_to_write(x.grad_drive + at * 4, 4 * n, i0, i1, q * n + p * Plain::P, Plain::P);
+              fetch<READ>(x.gates + at * 4, 4 * n, i0, i1, q * n + p * Plain::P, Plain::P);
+              fetch<WRITE>(x.grad_drive + at * 4, 4 * n, i0, i1, q * n + p * Plain::P, Plain::P);
             }
           });
       role.meet();

@@ -93,16 +93,19 @@ class MogrifierScan {
     return a.mask ? load(a.mask + t * a.mask_step + b * a.n + j, a.n - j) : all(1.0f);
   }
 
-  template <class Each>
-  void plain(const Role& role, const float* in, int64_t ld, const Plain& w, Each each) {
+  // ahead(first row, last row, first column of a panel) comes before the work on these.
+  template <class Each, class Ahead = Nothing>
+  void plain(const Role& role, const float* in, int64_t ld, const Plain& w, Each each, Ahead ahead = Ahead{}) {
     const int64_t units = w.panels() * role.rows();
-    product_of_units(in, ld, role.rows(), w, role.begin(units), role.end(units),
-                     [&](int64_t i, int64_t p, const float* result) {
-                       for (int v = 0; v < WIDE; v++) {
-                         const int64_t j = p * Plain::P + v * W;
-                         if (j < w.units) each(role.first + i, j, w.units - j, load(result + v * W));
-                       }
-                     });
+    product_of_units(
+        in, ld, role.rows(), w, role.begin(units), role.end(units),
+        [&](int64_t i, int64_t p, const float* result) {
+          for (int v = 0; v < WIDE; v++) {
+            const int64_t j = p * Plain::P + v * W;
+            if (j < w.units) each(role.first + i, j, w.units - j, load(result + v * W));
+          }
+        },
+        [&](int64_t i0, int64_t i1, int64_t p) { ahead(role.first + i0, role.first + i1, p * Plain::P); });
   }
 
   void enter(const Role& role, int64_t t) {
@@ -129,35 +132,45 @@ class MogrifierScan {
         plain(role, now.row(role.first) + offset(1 - k % 2), now.ld, first(k),
               [&](int64_t b, int64_t j, int64_t count, vec u) { store(middle.row(b) + j, u, count); });
         role.meet();
-        plain(role, middle.row(role.first), middle.ld, second(k), [&](int64_t b, int64_t j, int64_t count, vec z) {
-          vec e = sigmoid(z + load(a.beta[k] + j, count));
-          if (half(k)) store(half(k) + at_round(k, t, b) + j, e, count);
-          float* scaled = now.row(b) + offset(k % 2) + j;
-          store(scaled, load(scaled, count) * (e + e), count);
-        });
+        plain(
+            role, middle.row(role.first), middle.ld, second(k),
+            [&](int64_t b, int64_t j, int64_t count, vec z) {
+              vec e = sigmoid(z + load(a.beta[k] + j, count));
+              if (half(k)) store(half(k) + at_round(k, t, b) + j, e, count);
+              float* scaled = now.row(b) + offset(k % 2) + j;
+              store(scaled, load(scaled, count) * (e + e), count);
+            },
+            [&](int64_t b0, int64_t b1, int64_t j) {
+              if (half(k)) fetch<WRITE>(half(k) + at_round(k, t, 0), width(k % 2), b0, b1, j, Plain::P);
+            });
         role.meet();
       }
       if (t + 1 < a.T) enter(role, t + 1);
-      product(now.row(role.first), now.ld, role.rows(), W_xh, role.begin(W_xh.panels()), role.end(W_xh.panels()),
-              [&](int64_t i, int64_t p, const float* result) {
-                const int64_t b = role.first + i, j = p * W, count = n - j, at = t * B + b;
-                vec z[4];
-                for (int q = 0; q < 4; q++) z[q] = load(result + q * W) + load(a.bias + q * n + j, count);
-                z[0] = tanh(z[0]);
-                for (int q = 1; q < 4; q++) z[q] = sigmoid(z[q]);
-                if (a.gates)
-                  for (int q = 0; q < 4; q++) store(a.gates + at * 4 * n + q * n + j, z[q], count);
-                vec rest = 1.0f - z[2], entering = rest < z[3] ? rest : z[3];
-                vec c_now = load(c.row(b) + j), c_next = z[2] * c_now + entering * (z[0] * mask(t, b, j));
-                vec h_next = z[1] * tanh(c_next);
-                store(a.features + at * n + j, h_next, count);
-                if (ended(t, b)) h_next = load(h.row(b) + j), c_next = c_now;
-                store(h.row(b) + j, h_next), store(c.row(b) + j, c_next);
-                store(next.row(b) + m + j, h_next, count);
-                if (!a.kept && t + 1 < a.T) return;
-                const int64_t to = a.kept ? at + B : b;
-                store(a.h + to * n + j, h_next, count), store(a.c + to * n + j, c_next, count);
-              });
+      product(
+          now.row(role.first), now.ld, role.rows(), W_xh, role.begin(W_xh.panels()), role.end(W_xh.panels()),
+          [&](int64_t i, int64_t p, const float* result) {
+            const int64_t b = role.first + i, j = p * W, count = n - j, at = t * B + b;
+            vec z[4];
+            for (int q = 0; q < 4; q++) z[q] = load(result + q * W) + load(a.bias + q * n + j, count);
+            z[0] = tanh(z[0]);
+            for (int q = 1; q < 4; q++) z[q] = sigmoid(z[q]);
+            if (a.gates)
+              for (int q = 0; q < 4; q++) store(a.gates + at * 4 * n + q * n + j, z[q], count);
+            vec rest = 1.0f - z[2], entering = rest < z[3] ? rest : z[3];
+            vec c_now = load(c.row(b) + j), c_next = z[2] * c_now + entering * (z[0] * mask(t, b, j));
+            vec h_next = z[1] * tanh(c_next);
+            store(a.features + at * n + j, h_next, count);
+            if (ended(t, b)) h_next = load(h.row(b) + j), c_next = c_now;
+            store(h.row(b) + j, h_next), store(c.row(b) + j, c_next);
+            store(next.row(b) + m + j, h_next, count);
+            if (!a.kept && t + 1 < a.T) return;
+            const int64_t to = a.kept ? at + B : b;
+            store(a.h + to * n + j, h_next, count), store(a.c + to * n + j, c_next, count);
+          },
+          [&](int64_t i0, int64_t i1, int64_t p) {
+            float* gates_t = a.gates ? a.gates + (t * B + role.first) * 4 * n : nullptr;
+            for (int q = 0; q < 4; q++) fetch<WRITE>(gates_t, 4 * n, i0, i1, q * n + p * W, W);
+          });
       role.meet();
     }
   }
@@ -214,6 +227,21 @@ class MogrifierScan {
     store(a.grad_c0 + b * a.n + j, load(c.row(b) + j), count);
   }
 
+  // What `step_back` of step t will read and write, for rows [b0, b1) and a panel's columns.
+  void fetch_step(int64_t t, int64_t b0, int64_t b1, int64_t j) const {
+    for (int q = 0; t >= 0 && q < 4; q++) {
+      fetch<READ>(a.gates + t * a.B * 4 * a.n, 4 * a.n, b0, b1, q * a.n + j, Plain::P);
+      fetch<WRITE>(a.grad_z + t * a.B * 4 * a.n, 4 * a.n, b0, b1, q * a.n + j, Plain::P);
+    }
+  }
+  // The same for `round_back`.
+  void fetch_round(int64_t k, int64_t t, int64_t b0, int64_t b1, int64_t j) const {
+    const int64_t v = k % 2, n = width(v);
+    for (int64_t i = v; i <= k; i += 2) fetch<READ>(half(i) + at_round(i, t, 0), n, b0, b1, j, Plain::P);
+    fetch<READ>((v ? a.h : a.x) + t * a.B * n, n, b0, b1, j, Plain::P);
+    fetch<WRITE>((v ? a.grad_e_h : a.grad_e_x) + at_round(k, t, 0), n, b0, b1, j, Plain::P);
+  }
+
   void backwards(const Role& role) {
     const int64_t n = a.n, last = a.rounds - 1;
     const Plain own = to_variable(1);
@@ -227,13 +255,18 @@ class MogrifierScan {
     for (int64_t t = a.T - 1; t >= 0; t--) {
       // `gates` is overwritten for step t - 1 by the last product of step t: without rounds, that is one of these two.
       for (int64_t variable = 0; variable < 2; variable++) {
-        plain(role, gates.row(role.first), gates.ld, to_variable(variable),
-              [&](int64_t b, int64_t j, int64_t count, vec G) {
-                if (last >= 0 && last % 2 == variable) round_back(last, t, b, j, count, G);
-                else if (a.rounds > 0) store(G_pair.row(b) + offset(variable) + j, G, count);
-                else if (variable == 0) settle(0, t, b, j, count, 0, G);
-                else store(G_pair.row(b) + a.m + j, G, count);
-              });
+        const bool scaled_last = last >= 0 && last % 2 == variable;
+        plain(
+            role, gates.row(role.first), gates.ld, to_variable(variable),
+            [&](int64_t b, int64_t j, int64_t count, vec G) {
+              if (scaled_last) round_back(last, t, b, j, count, G);
+              else if (a.rounds > 0) store(G_pair.row(b) + offset(variable) + j, G, count);
+              else if (variable == 0) settle(0, t, b, j, count, 0, G);
+              else store(G_pair.row(b) + a.m + j, G, count);
+            },
+            [&](int64_t b0, int64_t b1, int64_t j) {
+              if (scaled_last) fetch_round(last, t, b0, b1, j);
+            });
       }
       role.meet();
       if (a.rounds == 0) {
@@ -247,11 +280,17 @@ class MogrifierScan {
               [&](int64_t b, int64_t j, int64_t count, vec u) { store(middle.row(b) + j, u, count); });
         role.meet();
         const int64_t by = 1 - k % 2;
-        plain(role, middle.row(role.first), middle.ld, second(k), [&](int64_t b, int64_t j, int64_t count, vec G) {
-          G += load(G_pair.row(b) + offset(by) + j, count);
-          if (k > 0) round_back(k - 1, t, b, j, count, G);
-          else settle(0, t, b, j, count, by, G);
-        });
+        plain(
+            role, middle.row(role.first), middle.ld, second(k),
+            [&](int64_t b, int64_t j, int64_t count, vec G) {
+              G += load(G_pair.row(b) + offset(by) + j, count);
+              if (k > 0) round_back(k - 1, t, b, j, count, G);
+              else settle(0, t, b, j, count, by, G);
+            },
+            [&](int64_t b0, int64_t b1, int64_t j) {
+              if (k > 0) fetch_round(k - 1, t, b0, b1, j);
+              else fetch_step(t - 1, b0, b1, j);
+            });
         role.meet();
       }
     }

@@ -6,11 +6,12 @@
 #pragma once
 #include "vec.h"
 
-// Rows of the widest tile: rows * NV accumulators, NV weights and one broadcast fill the registers.
+// Rows of the widest tile: rows * NV accumulators, NV weights and one broadcast fill the registers. One register alone is
+// seldom used: fewer kernels compile faster.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int most_rows(int NV) { return NV == 2 ? 14 : NV == 3 ? 8 : 6; }
+constexpr int most_rows(int NV) { return NV == 1 ? 7 : NV == 2 ? 14 : NV == 3 ? 8 : 6; }
 #else
-constexpr int most_rows(int NV) { return NV == 2 ? 6 : NV == 3 ? 4 : 3; }
+constexpr int most_rows(int NV) { return NV == 1 ? 5 : NV == 2 ? 6 : NV == 3 ? 4 : 3; }
 #endif
 
 constexpr int WIDE = 2;         // registers of a panel where gates do not say otherwise
@@ -99,25 +100,25 @@ struct Weights {
     for (int64_t p = p0; p < p1; p++)
       for (int q = 0; q < GATES; q++) {
         const int64_t wide = narrow(p) ? W : P, filled = narrow(p) ? W : width;
-        int64_t column = p * width, count = units - column < width ? units - column : width;
-        float* out = panel(p) + first_row * wide + q * width;
+        const int64_t column = p * width, count = units - column < width ? units - column : width;
         const float* in = source.gate[q];
+        auto put = [&](int64_t k, int64_t c, vec x) {
+          if (source.row_scale) x *= source.row_scale[k];
+          if (source.column_scale) x *= load(source.column_scale + column + c, count - c);
+          store(panel(p) + (first_row + k) * wide + q * width + c, x);
+        };
         if (!source.transposed) {
-          for (int64_t k = 0; k < rows; k++, out += wide) {
-            float scale = source.row_scale ? source.row_scale[k] : 1.0f;
-            for (int64_t c = 0; c < filled; c++) {
-              float x = c < count ? in[k * source.ld + column + c] * scale : 0.0f;
-              out[c] = source.column_scale && c < count ? x * source.column_scale[column + c] : x;
-            }
-          }
+          for (int64_t k = 0; k < rows; k++)
+            for (int64_t c = 0; c < filled; c += W) put(k, c, load(in + k * source.ld + column + c, count - c));
         } else {
-          for (int64_t k0 = 0; k0 < rows; k0 += 16)  // square blocks: both sides stay in the cache
-            for (int64_t c = 0; c < filled; c++)
-              for (int64_t k = k0; k < rows && k < k0 + 16; k++) {
-                float x = c < count ? in[(column + c) * source.ld + k] : 0.0f;
-                if (source.row_scale) x *= source.row_scale[k];
-                out[k * wide + c] = source.column_scale && c < count ? x * source.column_scale[column + c] : x;
-              }
+          for (int64_t k = 0; k < rows; k += W)
+            for (int64_t c = 0; c < filled; c += W) {
+              vec square[W];
+              for (int64_t i = 0; i < W; i++)
+                square[i] = c + i < count ? load(in + (column + c + i) * source.ld + k, rows - k) : vec{};
+              transpose(square);
+              for (int64_t i = 0; i < W && k + i < rows; i++) put(k + i, c, square[i]);
+            }
         }
       }
   }
@@ -140,13 +141,14 @@ struct Nothing {
 template <int NV, int GATES, class After, class Before = Nothing>
 static void product_of_units(const float* a, int64_t lda, int64_t rows, const Weights<NV, GATES>& weights,
                              int64_t first, int64_t last, After after, Before before = Before{}) {
-  constexpr int P = NV * W, MOST = most_rows(NV);
+  constexpr int P = NV * W;
   alignas(64) float tile[TILE_ROWS * P];
   for (int64_t unit = first; unit < last;) {
     const int64_t p = unit / rows, r0 = unit % rows, most = rows - r0 < last - unit ? rows - r0 : last - unit;
-    const int64_t count = most < TILE_ROWS ? most : TILE_ROWS, blocks = (count + MOST - 1) / MOST;
+    const int64_t count = most < TILE_ROWS ? most : TILE_ROWS;
     const bool narrow = weights.narrow(p);
-    const int64_t wide = narrow ? W : P;
+    const int64_t wide = narrow ? W : P, height_at_most = narrow ? most_rows(1) : most_rows(NV);
+    const int64_t blocks = (count + height_at_most - 1) / height_at_most;
     for (int64_t k = 0; k < weights.K; k += K_BLOCK) {
       int length = static_cast<int>(weights.K - k < K_BLOCK ? weights.K - k : K_BLOCK);
       const float* now = weights.panel(p) + k * wide;
@@ -156,7 +158,7 @@ static void product_of_units(const float* a, int64_t lda, int64_t rows, const We
       for (int64_t block = 0, row = 0; block < blocks; block++) {
         int64_t height = (count - row) / (blocks - block);  // equal heights: no thin rest
         if (k == 0) before(r0 + row, r0 + row + height, p);
-        Kernel* kernel = narrow ? kernel_for<1, MOST>(static_cast<int>(height)) : kernel_for<NV, MOST>(static_cast<int>(height));
+        Kernel* kernel = (narrow ? kernel_for<1, most_rows(1)> : kernel_for<NV, most_rows(NV)>)(static_cast<int>(height));
         kernel(a + (r0 + row) * lda + k, lda, now, length, tile + row * wide, k > 0, next, step);
         next += length * wide / blocks;
         row += height;

@@ -64,6 +64,11 @@ class RHNScan {
     return x.mask ? value * load(x.mask + t * x.mask_step + b * x.n + j, x.n - j) : value;
   }
 
+  // The state that micro-step l took, on the way back, at row `at` of all steps' rows.
+  const float* state_before(int64_t l, int64_t at) const {
+    return l == 0 ? x.s + at * x.n : x.inner + ((l - 1) * x.T * x.B + at) * x.n;
+  }
+
   void forwards(const Role& role) {
     const int64_t T = x.T, B = x.B, n = x.n, first = role.first;
     const int64_t p0 = role.begin(gates(0).panels()), p1 = role.end(gates(0).panels());
@@ -82,26 +87,35 @@ class RHNScan {
         const float *b_H = x.b[l], *b_T = x.b[x.depth + l];
         const bool last = l + 1 == x.depth;
         Matrix &now = entering[turn % 2], &next = entering[(turn + 1) % 2];
-        product(now.row(first), now.ld, role.rows(), gates(l), p0, p1, [&](int64_t i, int64_t p, const float* result) {
-          const int64_t b = first + i, j = p * W, count = n - j, at = t * B + b;
-          vec h = load(result) + load(b_H + j, count), gate = load(result + W) + load(b_T + j, count);
-          if (drive) h += load(drive + i * 2 * n + j, count), gate += load(drive + i * 2 * n + n + j, count);
-          h = tanh(h), gate = sigmoid(gate);
-          if (kept) store(kept + i * 2 * n + j, h, count), store(kept + i * 2 * n + n + j, gate, count);
-          vec before = load(s.row(b) + j), after = h * gate + before * (1.0f - gate);
-          if (l == 0) store(outer.row(b) + j, before);
-          if (last) {
-            store(x.features + at * n + j, after, count);
-            if (ended(t, b)) after = load(outer.row(b) + j);
-            if (x.kept) store(x.s + (at + B) * n + j, after, count);
-            else if (t + 1 == T) store(x.s + b * n + j, after, count);
-          } else if (x.inner) {
-            store(x.inner + (l * T * B + at) * n + j, after, count);
-          }
-          store(s.row(b) + j, after);
-          const int64_t t_next = last && t + 1 < T ? t + 1 : t;
-          store(next.row(b) + j, masked(t_next, b, j, after));
-        });
+        product(
+            now.row(first), now.ld, role.rows(), gates(l), p0, p1,
+            [&](int64_t i, int64_t p, const float* result) {
+              const int64_t b = first + i, j = p * W, count = n - j, at = t * B + b;
+              vec h = load(result) + load(b_H + j, count), gate = load(result + W) + load(b_T + j, count);
+              if (drive) h += load(drive + i * 2 * n + j, count), gate += load(drive + i * 2 * n + n + j, count);
+              h = tanh(h), gate = sigmoid(gate);
+              if (kept) store(kept + i * 2 * n + j, h, count), store(kept + i * 2 * n + n + j, gate, count);
+              vec before = load(s.row(b) + j), after = h * gate + before * (1.0f - gate);
+              if (l == 0) store(outer.row(b) + j, before);
+              if (last) {
+                store(x.features + at * n + j, after, count);
+                if (ended(t, b)) after = load(outer.row(b) + j);
+                if (x.kept) store(x.s + (at + B) * n + j, after, count);
+                else if (t + 1 == T) store(x.s + b * n + j, after, count);
+              } else if (x.inner) {
+                store(x.inner + (l * T * B + at) * n + j, after, count);
+              }
+              store(s.row(b) + j, after);
+              const int64_t t_next = last && t + 1 < T ? t + 1 : t;
+              store(next.row(b) + j, masked(t_next, b, j, after));
+            },
+            [&](int64_t i0, int64_t i1, int64_t p) {
+              for (int64_t j = p * W; j < 2 * n; j += n) {
+                fetch<READ>(drive, 2 * n, i0, i1, j, W);
+                fetch<WRITE>(kept, 2 * n, i0, i1, j, W);
+              }
+              fetch<WRITE>(next.row(first), next.ld, i0, i1, p * W, W);
+            });
         role.meet();
       }
   }
@@ -114,12 +128,23 @@ class RHNScan {
       if (ended(t, b)) G = vec{};
       if (x.grad_features) G += load(x.grad_features + at * n + j, count);
     }
-    const float* before = l == 0 ? x.s + at * n + j : x.inner + ((l - 1) * x.T * x.B + at) * n + j;
     vec h = load(x.gates + here, count), gate = load(x.gates + here + n, count);
-    vec G_h = G * gate * (1.0f - h * h), G_t = G * (h - load(before, count)) * gate * (1.0f - gate);
+    vec G_h = G * gate * (1.0f - h * h), G_t = G * (h - load(state_before(l, at) + j, count)) * gate * (1.0f - gate);
     store(s.row(b) + j, G * (1.0f - gate));
     store(out.row(b) + j, G_h, count), store(out.row(b) + n + j, G_t, count);
     store(x.grad_z + here, G_h, count), store(x.grad_z + here + n, G_t, count);
+  }
+
+  // What `step_back` will read and write, for rows [i0, i1) after `first` and some columns.
+  void fetch_back(int64_t t, int64_t l, Matrix& out, int64_t first, int64_t i0, int64_t i1, int64_t column,
+                  int64_t count) {
+    const int64_t n = x.n, at = t * x.B + first, here = (l * x.T * x.B + at) * 2 * n;
+    fetch<READ>(state_before(l, at), n, i0, i1, column, count);
+    for (int64_t j = column; j < 2 * n; j += n) {
+      fetch<READ>(x.gates + here, 2 * n, i0, i1, j, count);
+      fetch<WRITE>(x.grad_z + here, 2 * n, i0, i1, j, count);
+      fetch<WRITE>(out.row(first), out.ld, i0, i1, j, count);
+    }
   }
 
   void backwards(const Role& role) {
@@ -145,7 +170,11 @@ class RHNScan {
             else store(x.grad_s0 + b * n + j, G, n - j);
           }
         };
-        product_of_units(now.row(first), now.ld, role.rows(), back(l), u0, u1, take);
+        auto ahead = [&](int64_t i0, int64_t i1, int64_t p) {
+          if (l > 0) fetch_back(t, l - 1, next, first, i0, i1, p * Plain::P, Plain::P);
+          else if (t > 0) fetch_back(t - 1, x.depth - 1, next, first, i0, i1, p * Plain::P, Plain::P);
+        };
+        product_of_units(now.row(first), now.ld, role.rows(), back(l), u0, u1, take, ahead);
         role.meet();
       }
   }

@@ -180,9 +180,12 @@ class RRUScan {
             store(squares, squared);
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
-            fetch(drive, drive_ld, i0, i1, p * Plain::P, Plain::P);
-            if (!x.inner) fetch(m, g, i0, i1, p * Plain::P, Plain::P);
-            fetch_to_write(a, x.ld, i0, i1, p * Plain::P, Plain::P);
+            fetch<READ>(drive, drive_ld, i0, i1, p * Plain::P, Plain::P);
+            if (!x.inner) fetch<READ>(m, g, i0, i1, p * Plain::P, Plain::P);
+            fetch<WRITE>(a, x.ld, i0, i1, p * Plain::P, Plain::P);
+            if (role.slabs == 1) return;  // else others have read what is there before it is written again
+            if (x.inner) fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
+            else handed.fetch(in_span + first, i0, i1, p * Plain::P, Plain::P);
           });
       role.meet();
       if (x.normalize)
@@ -289,10 +292,11 @@ class RRUScan {
             store(dots, dot);
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
-            fetch(grad_d, g, i0, i1, p * Plain::P, Plain::P);
-            fetch(m, g, i0, i1, p * Plain::P, Plain::P);
-            if (!x.inner) fetch(a, x.ld, i0, i1, p * Plain::P, Plain::P);
-            fetch_to_write(grad_a, x.grad_a_ld, i0, i1, p * Plain::P, Plain::P);
+            fetch<READ>(grad_d, g, i0, i1, p * Plain::P, Plain::P);
+            fetch<READ>(m, g, i0, i1, p * Plain::P, Plain::P);
+            if (!x.inner) fetch<READ>(a, x.ld, i0, i1, p * Plain::P, Plain::P);
+            fetch<WRITE>(grad_a, x.grad_a_ld, i0, i1, p * Plain::P, Plain::P);
+            if (role.slabs > 1) fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
           });
       role.meet();
       for (int64_t k = x.inner - 1; k >= 0; k--) {

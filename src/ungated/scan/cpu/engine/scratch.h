@@ -29,12 +29,14 @@ class Matrix {
   float* start;
 };
 
-// Some rows and columns of a caller's dense matrix into the cache, ahead of their use.
+enum Use { READ, WRITE };
+
+// Some rows and columns of a dense matrix into the cache, ahead of their use; without effect where p is null.
+template <Use use>
 static inline void fetch(const float* p, int64_t ld, int64_t first, int64_t last, int64_t column, int64_t count) {
   for (int64_t i = first; p && i < last; i++)
-    for (int64_t c = 0; c < count; c += 16) __builtin_prefetch(p + i * ld + column + c, 0, 3);
-}
-static inline void fetch_to_write(float* p, int64_t ld, int64_t first, int64_t last, int64_t column, int64_t count) {
-  for (int64_t i = first; p && i < last; i++)
-    for (int64_t c = 0; c < count; c += 16) __builtin_prefetch(p + i * ld + column + c, 1, 3);
+    for (int64_t c = 0; c < count; c += 16) {
+      __builtin_prefetch(p + i * ld + column + c, use == WRITE, 3);
+      asm volatile("");  // else the compiler finds the whole function without effect, and leaves it out
+    }
 }

@@ -167,6 +167,11 @@ class Rows {
     else store(dense.row(row) + column, x);
   }
 
+  // The place of what will be put there, some rows from `row` on, into the cache.
+  void fetch(int64_t row, int64_t first, int64_t last, int64_t column, int64_t count) {
+    if (!sparse) ::fetch<WRITE>(dense.row(row), dense.ld, first, last, column, count);
+  }
+
   template <class After>
   void product_of_units(int64_t first_row, int64_t rows, const Weights<WIDE>& weights, int64_t first, int64_t last,
                         After after) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__)
 constexpr int W = 16;
@@ -40,6 +41,32 @@ static inline void store_some(float* p, vec x, int64_t count) {
 #endif
 static inline vec load(const float* p, int64_t count) { return count >= W ? load(p) : load_some(p, count); }
 static inline void store(float* p, vec x, int64_t count) { count >= W ? store(p, x) : store_some(p, x, count); }
+
+// What stands at these places of the 2 W floats of a and b.
+template <int... places>
+static inline vec pick(vec a, vec b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, places...);
+#else
+  return __builtin_shuffle(a, b, ints{places...});
+#endif
+}
+
+// The W x W floats of W registers, by log2 W rounds that each interleave the first half of them with the second.
+template <int... lane>
+static inline void transpose(vec (&x)[W], std::integer_sequence<int, lane...>) {
+#pragma GCC unroll 4
+  for (int round = 1; round < W; round *= 2) {
+    vec next[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W / 2; i++) {
+      next[2 * i] = pick<(lane / 2 + lane % 2 * W)...>(x[i], x[i + W / 2]);
+      next[2 * i + 1] = pick<((W + lane) / 2 + lane % 2 * W)...>(x[i], x[i + W / 2]);
+    }
+    memcpy(x, next, sizeof next);
+  }
+}
+static inline void transpose(vec (&x)[W]) { transpose(x, std::make_integer_sequence<int, W>{}); }
 
 static inline vec relu(vec x) { return x > 0.0f ? x : (x != x ? x : vec{}); }
 static inline vec where_positive(vec x, vec value) { return x > 0.0f ? value : vec{}; }
