@@ -169,7 +169,7 @@ def test_a_peer_that_fails_is_left_out_with_its_reason(
 def test_ctrl_c_keeps_the_rounds_that_are_complete(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    runs, stop_at = [], 40
+    runs, stop_at = [], 60
     timed = measure._timed
     # A shell that starts the tests in the background lets them ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -191,7 +191,7 @@ def test_ctrl_c_keeps_the_rounds_that_are_complete(
     assert not record["complete"]
     (case,) = record["cases"]
     variants = len(case["variants"])
-    assert case["rounds"] == (stop_at - 1 - 2 * variants) // variants
+    assert case["rounds"] == (stop_at - 1 - 2 * variants) // (2 * variants)
     assert {len(variant["milliseconds"]["all"]) for variant in case["variants"]} == {case["rounds"]}
     assert "Stopped before its end" in captured.out
 

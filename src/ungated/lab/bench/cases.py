@@ -100,6 +100,7 @@ _CPU = (
     Case("lstm-2.6m", "LSTM", **_MUSIC, parameters=2_600_000, peers=("nn.LSTM",), goals=(Goal(1.0, stretch=0.9),)),
     Case("gru-2.6m", "GRU", **_MUSIC, parameters=2_600_000, peers=("nn.GRU",), goals=(Goal(0.5, stretch=0.35),)),
     Case("rhn-6m", "RHN", 35, 20, 256, 6_000_000, options={"depth": 10}, peers=(), goals=(Goal(0.35, stretch=0.25),)),
+    Case("mogrifier-3m-b20", "MogrifierLSTM", 35, 20, 256, 3_000_000, peers=(), goals=(Goal(0.35, stretch=0.25),)),
     Case("mogrifier-3m", "MogrifierLSTM", 35, 64, 256, 3_000_000, peers=(), goals=(Goal(0.35, stretch=0.25),)),
     Case(
         "rru-2.6m-inference",

@@ -19,6 +19,9 @@ from ungated.lab.bench.variants import COMPILED, Line, Variant
 # A round repeats a short run until it has lasted about this long: a clock and a scheduler are not exact enough.
 _SHORTEST = 0.05
 
+#: Untimed runs of the same variant before it is timed in a round: in training, a step comes after one of its own kind.
+WARM_UP = 1
+
 
 @dataclass
 class Timing:
@@ -67,6 +70,7 @@ def measure(measured: Measured, rounds: int, compile_limit: float, tell: Callabl
         tell(f"round {number + 1} of {rounds}")
         order = random.Random(number).sample(measured.timings, len(measured.timings))
         for timing in order:  # nobody always runs after the same neighbour, which leaves caches and memory behind
+            _timed(timing.variant, WARM_UP)
             timing.seconds.append(_timed(timing.variant, timing.repeats))
     measured.complete = True
 

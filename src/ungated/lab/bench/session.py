@@ -12,7 +12,7 @@ import torch
 from ungated.lab.bench.cases import CASES, FIRST_USE, FIRST_USE_GOALS, Case
 from ungated.lab.bench.first_use import first_use
 from ungated.lab.bench.machine import describe_machine, load
-from ungated.lab.bench.measure import Measured, measure, memory_kind
+from ungated.lab.bench.measure import WARM_UP, Measured, measure, memory_kind
 from ungated.lab.bench.summary import summarise
 from ungated.lab.bench.variants import line_up
 from ungated.lab.errors import UsageError
@@ -124,6 +124,7 @@ def _record(settings: Settings, device: torch.device) -> dict[str, Any]:
         "settings": asdict(settings),
         "machine": {**describe_machine(device), "load_before": load(), "load_after": load()},
         "memory_kind": memory_kind(device),
+        "warm_up": WARM_UP,
         "cases": [],
         "first_use": [],
         "first_use_goals": FIRST_USE_GOALS,
