@@ -89,8 +89,8 @@ def _notes(record: Mapping[str, Any], settings: Mapping[str, Any], machine: Mapp
         rounds = max(case["rounds"] for case in record["cases"])
         warm = ", each time after an untimed run of the same" if record.get("warm_up") else ""
         notes = [
-            f"Median of {rounds} interleaved rounds{warm}, quartiles in brackets; ratios are of the same round; below 1,"
-            " ours is faster.",
+            f"Median of {rounds} interleaved rounds{warm}, quartiles in brackets; ratios are of the same round; below"
+            " 1, ours is faster.",
             f"Memory: {record['memory_kind']}; in brackets, its share of the reference loop's.",
         ]
     if record["first_use"]:
