@@ -19,6 +19,7 @@ constexpr int TILE_ROWS = 64;   // rows whose results stay in the first-level ca
 constexpr int K_BLOCK = 160;    // rows of a panel that stay there while all rows of the tile use them
 
 // c (+)= a b for one block of rows; with every row of b, the line at `next` is fetched and `next` moves on by `step`.
+// Not for a single row of a: then the processor fetches best by itself.
 // Entry (i, k) of a is at a[i * lda + k], or, with UPRIGHT, at a[k * UPRIGHT + i].
 typedef void Kernel(const float* a, int64_t lda, const float* b, int K, float* c, bool add, const float* next, int step);
 
@@ -43,7 +44,7 @@ static void kernel(const float* __restrict a, int64_t lda, const float* __restri
       vec w[NV];
 #pragma GCC unroll 64
       for (int v = 0; v < NV; v++) w[v] = load(row + v * W);
-      if (MR > 1) __builtin_prefetch(next, 0, 2), next += step;  // a single row: the processor's own is best
+      if (MR > 1) __builtin_prefetch(next, 0, 2), next += step;
 #pragma GCC unroll 64
       for (int i = 0; i < MR; i++) {
         vec x = all(entry(i, k + u));
@@ -131,13 +132,16 @@ static void widen(float* tile, int64_t rows) {
     for (int v = 0; v < NV; v++) store(tile + (i * NV + v) * W, v == 0 ? load(tile + i * W) : vec{});
 }
 
+template <int NV>
+static int64_t blocks_of(int64_t rows) { return (rows + most_rows(NV) - 1) / most_rows(NV); }
+
 struct Nothing {
   void operator()(int64_t, int64_t, int64_t) const {}
 };
 
 // For every row and panel, as far as its unit panel * rows + row lies in [first, last): after(row, panel, results of
 // that row and panel), the gates side by side. before(first row, last row, panel) comes ahead of the work on some rows:
-// the place to fetch what `after` needs.
+// the place to fetch what `after` needs. A single row comes without it.
 template <int NV, int GATES, class After, class Before = Nothing>
 static void product_of_units(const float* a, int64_t lda, int64_t rows, const Weights<NV, GATES>& weights,
                              int64_t first, int64_t last, After after, Before before = Before{}) {
@@ -147,8 +151,7 @@ static void product_of_units(const float* a, int64_t lda, int64_t rows, const We
     const int64_t p = unit / rows, r0 = unit % rows, most = rows - r0 < last - unit ? rows - r0 : last - unit;
     const int64_t count = most < TILE_ROWS ? most : TILE_ROWS;
     const bool narrow = weights.narrow(p);
-    const int64_t wide = narrow ? W : P, height_at_most = narrow ? most_rows(1) : most_rows(NV);
-    const int64_t blocks = (count + height_at_most - 1) / height_at_most;
+    const int64_t wide = narrow ? W : P, blocks = narrow ? blocks_of<1>(count) : blocks_of<NV>(count);
     for (int64_t k = 0; k < weights.K; k += K_BLOCK) {
       int length = static_cast<int>(weights.K - k < K_BLOCK ? weights.K - k : K_BLOCK);
       const float* now = weights.panel(p) + k * wide;
@@ -156,9 +159,10 @@ static void product_of_units(const float* a, int64_t lda, int64_t rows, const We
       const float* next = now + length * wide;
       const int step = W * (blocks < NV ? NV / static_cast<int>(blocks) : 1);
       for (int64_t block = 0, row = 0; block < blocks; block++) {
-        int64_t height = (count - row) / (blocks - block);  // equal heights: no thin rest
-        if (k == 0) before(r0 + row, r0 + row + height, p);
-        Kernel* kernel = (narrow ? kernel_for<1, most_rows(1)> : kernel_for<NV, most_rows(NV)>)(static_cast<int>(height));
+        const int64_t height = (count - row) / (blocks - block);  // equal heights: no thin rest
+        if (k == 0 && height > 1) before(r0 + row, r0 + row + height, p);
+        const int rows_now = static_cast<int>(height);
+        Kernel* kernel = narrow ? kernel_for<1, most_rows(1)>(rows_now) : kernel_for<NV, most_rows(NV)>(rows_now);
         kernel(a + (r0 + row) * lda + k, lda, now, length, tile + row * wide, k > 0, next, step);
         next += length * wide / blocks;
         row += height;
