@@ -1,7 +1,8 @@
 // Gradients of weights: left' right, summed over all rows (time and batch) of two tall matrices.
 //
-// Threads divide the wider side. Each goes through the rows in blocks: of the right side a group of panels is packed to
-// stay in the second-level cache, of the left side one sliver to stay in the first, and the results gather in `out`.
+// Threads divide the wider side or, where the results are few, the rows: then each has results of its own, which are
+// added at the end. Each goes through its rows in blocks: of the right side a group of panels is packed to stay in the
+// second-level cache, of the left side one sliver to stay in the first, and the results gather in `out`.
 #include "entry.h"
 #include "product.h"
 #include "scratch.h"
@@ -32,40 +33,58 @@ struct Batched {
 class BatchedProduct {
  public:
   BatchedProduct(const Batched& x, int threads)
-      : x(x), packed(threads * GROUP, P * ROWS), slivers(threads, SLIVER * ROWS), sums(1, panels() * P) {
+      : x(x),
+        packed(threads * GROUP, P * ROWS, ANY),
+        slivers(threads, SLIVER * ROWS, ANY),
+        sums(threads, panels() * P),
+        by_rows(x.rows >= 4 * ROWS * threads && results() * threads <= FEW),
+        own(by_rows ? threads - 1 : 0, results(), ANY) {
     for (int id = 0; x.sparse && id < threads; id++) lists.emplace_back(TILE_ROWS, ROWS);
   }
 
   // What thread `id` of `count` does.
   void operator()(int id, int count) {
-    Range left{0, x.left[0].pieces<HEIGHT>() + x.left[1].pieces<HEIGHT>()}, right{0, panels()};
+    Range left{0, x.left[0].pieces<HEIGHT>() + x.left[1].pieces<HEIGHT>()}, right{0, panels()}, all{0, x.rows};
+    if (by_rows) all.divide(id, count);
     // Each thread packs all of the side that is not divided.
-    (right.last * P >= left.last * HEIGHT ? right : left).divide(id, count);
+    else (right.last * P >= left.last * HEIGHT ? right : left).divide(id, count);
+    const Part part = part_of(id, all.first);
     const int64_t c0 = left.first * HEIGHT, c1 = least(left.last * HEIGHT, x.left[0].n);
-    for (int64_t row = 0; row < x.rows; row += ROWS)
+    for (int64_t row = all.first; row < all.last; row += ROWS)
       for (int64_t group = right.first; group < right.last; group += GROUP) {
-        const int64_t rows = least(ROWS, x.rows - row), end = least(group + GROUP, right.last);
+        const int64_t rows = least(ROWS, all.last - row), end = least(group + GROUP, right.last);
         for (int64_t p = group; p < end; p++)
-          pack_right(p, row, rows, packed.row(id * GROUP + p - group), left.first == 0 ? sums.row(0) + p * P : nullptr);
+          pack_right(p, row, rows, packed.row(id * GROUP + p - group), left.first == 0 ? sums.row(id) + p * P : nullptr);
         if (x.sparse)
           for (int64_t c = c0; c < c1; c += TILE_ROWS)
-            multiply_sparse(c, least(c + TILE_ROWS, c1), group, end, row, rows, id);
+            multiply_sparse(part, c, least(c + TILE_ROWS, c1), group, end, row, rows);
         else
-          for (int64_t piece = left.first; piece < left.last; piece++) multiply(piece, group, end, row, rows, id);
+          for (int64_t piece = left.first; piece < left.last; piece++) multiply(part, piece, group, end, row, rows);
       }
-    for (int64_t p = right.first; left.first == 0 && p < right.last; p++) {
+  }
+
+  // When all `count` threads are done.
+  void finish(int count) {
+    for (int64_t p = 0; p < panels(); p++) {
       const Place to = place<P>(x.right, p);
       for (int v = 0; x.sums[to.side] && v < WIDE; v++) {
         float* sum = x.sums[to.side] + to.column + v * W;
-        const vec before = x.add ? load(sum, to.count - v * W) : vec{};
-        store(sum, before + load(sums.row(0) + p * P + v * W), to.count - v * W);
+        vec total = x.add ? load(sum, to.count - v * W) : vec{};
+        for (int id = 0; id < count; id++) total += load(sums.row(id) + p * P + v * W);
+        store(sum, total, to.count - v * W);
       }
+    }
+    for (int id = 1; by_rows && id < count; id++) {
+      const Part part = part_of(id, 0);
+      for (int i = 0; i < 4; i++)
+        for (int64_t k = 0; k < results(i); k++) x.out[i][k] += part.out[i][k];
     }
   }
 
  private:
   static constexpr int P = WIDE * W, HEIGHT = most_rows(WIDE), SLIVER = (HEIGHT + W - 1) / W * W;
   static constexpr int64_t ROWS = 256, GROUP = 512 / P;
+  static constexpr int64_t FEW = 1 << 18;  // results of all threads, if each has its own
   struct Range {
     int64_t first, last;
     void divide(int id, int count) {
@@ -77,11 +96,26 @@ class BatchedProduct {
     int side;
     int64_t column, count;  // in that side, and how many of the piece's columns there are
   };
+  // What a thread works for: where its results go, and whether they are added to what is there.
+  struct Part {
+    int id;
+    float* out[4];
+    int64_t first_row;
+    bool add;
+  };
   const Batched& x;
-  Matrix packed, slivers;         // of each thread
+  Matrix packed, slivers, sums;   // of each thread
   std::vector<SparseRows> lists;  // of each thread: what is not zero of some columns of the left side, as rows
-  Matrix sums;
+  const bool by_rows;             // whether threads divide the rows
+  Matrix own;                     // then, of each thread but the first: its results
 
+  int64_t results(int i) const { return x.left[i / 2].n * x.right[i % 2].n; }
+  int64_t results() const { return results(0) + results(1) + results(2) + results(3); }
+  Part part_of(int id, int64_t first_row) {
+    if (!by_rows || id == 0) return {id, {x.out[0], x.out[1], x.out[2], x.out[3]}, first_row, x.add != 0};
+    float *a = own.row(id - 1), *b = a + results(0), *c = b + results(1);
+    return {id, {a, b, c, c + results(2)}, first_row, false};
+  }
   int registers(const Place& right) const { return right.count <= W && !x.sparse ? 1 : WIDE; }
   int64_t panels() const { return x.right[0].pieces<P>() + x.right[1].pieces<P>(); }
   static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -133,8 +167,9 @@ class BatchedProduct {
   }
 
   // Columns [c0, c1) of the left side with the panels [group, end).
-  void multiply_sparse(int64_t c0, int64_t c1, int64_t group, int64_t end, int64_t row, int64_t rows, int id) {
-    SparseRows& list = lists[id];
+  void multiply_sparse(const Part& part, int64_t c0, int64_t c1, int64_t group, int64_t end, int64_t row,
+                       int64_t rows) {
+    SparseRows& list = lists[part.id];
     const int64_t blocks = (rows + SparseRows::BLOCK - 1) / SparseRows::BLOCK;
     for (int64_t block = 0; block < blocks; block++) {
       alignas(64) float columns[SparseRows::BLOCK][TILE_ROWS];
@@ -149,27 +184,27 @@ class BatchedProduct {
       SparseKernel* kernel = sparse_kernel_for(q - p);
       for (int64_t block = 0; block < blocks; block++)
         for (int64_t i = 0; i < c1 - c0; i++)
-          kernel(list.entries(i, block), packed.row(id * GROUP + p - group), packed.ld, tile + i * P, block > 0);
-      for (int64_t j = p; j < q; j++) add_to_out(0, c0, c1 - c0, j, row, tile + (j - p) * TILE_ROWS * P, WIDE);
+          kernel(list.entries(i, block), packed.row(part.id * GROUP + p - group), packed.ld, tile + i * P, block > 0);
+      for (int64_t j = p; j < q; j++) add_to_out(part, 0, c0, c1 - c0, j, row, tile + (j - p) * TILE_ROWS * P, WIDE);
     }
   }
 
   // `count` rows of results for one panel, each of so many registers.
-  void add_to_out(int side, int64_t column, int64_t count, int64_t p, int64_t row, const float* tile,
+  void add_to_out(const Part& part, int side, int64_t column, int64_t count, int64_t p, int64_t row, const float* tile,
                   int registers) const {
     const Place right = place<P>(x.right, p);
     const int64_t ld = x.right[right.side].n;
-    float* out = x.out[2 * side + right.side] + column * ld + right.column;
+    float* out = part.out[2 * side + right.side] + column * ld + right.column;
     for (int64_t i = 0; i < count; i++)
       for (int v = 0; v < registers && v * W < right.count; v++) {
-        vec before = x.add || row > 0 ? load(out + i * ld + v * W, right.count - v * W) : vec{};
+        vec before = part.add || row > part.first_row ? load(out + i * ld + v * W, right.count - v * W) : vec{};
         store(out + i * ld + v * W, before + load(tile + (i * registers + v) * W), right.count - v * W);
       }
   }
 
-  void multiply(int64_t piece, int64_t group, int64_t end, int64_t row, int64_t rows, int id) {
+  void multiply(const Part& part, int64_t piece, int64_t group, int64_t end, int64_t row, int64_t rows) {
     alignas(64) float tile[HEIGHT * P];
-    float* sliver = slivers.row(id);
+    float* sliver = slivers.row(part.id);
     const Place left = place<HEIGHT>(x.left, piece);
     pack_left(left, row, rows, sliver);
     const int height = static_cast<int>(left.count);
@@ -178,13 +213,13 @@ class BatchedProduct {
       fetch_sliver(piece + 1, row + (p - group) * rows / (end - group), row + (p - group + 1) * rows / (end - group));
       const Place right = place<P>(x.right, p);
       const int64_t ld = x.right[right.side].n;
-      float* out = x.out[2 * left.side + right.side] + left.column * ld + right.column;
+      float* out = part.out[2 * left.side + right.side] + left.column * ld + right.column;
       fetch<WRITE>(out, ld, 0, left.count, 0, right.count);
       const int64_t next = p + 1 < end ? p + 1 : group;
       const int registers = this->registers(right);
-      (registers == 1 ? narrow : wide)(sliver, 0, packed.row(id * GROUP + p - group), static_cast<int>(rows), tile, false,
-                                       packed.row(id * GROUP + next - group), W);
-      add_to_out(left.side, left.column, left.count, p, row, tile, registers);
+      (registers == 1 ? narrow : wide)(sliver, 0, packed.row(part.id * GROUP + p - group), static_cast<int>(rows), tile,
+                                       false, packed.row(part.id * GROUP + next - group), W);
+      add_to_out(part, left.side, left.column, left.count, p, row, tile, registers);
     }
   }
 };
@@ -193,9 +228,12 @@ EXPORT int64_t batched_size() { return sizeof(Batched); }
 EXPORT int batched_run(const Batched* x, int threads, const OpenMP* omp) {
   return guarded([&] {
     BatchedProduct product(*x, threads);
+    int ran = 1;
     parallel(threads, *omp, [&](int id, int count) {
       NoDenormals flush;
       product(id, count);
+      if (id == 0) ran = count;
     });
+    product.finish(ran);
   });
 }

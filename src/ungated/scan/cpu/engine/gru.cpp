@@ -105,6 +105,12 @@ class GRUScan {
     else if (t + 1 == x.T) store(x.h + b * n + j, after, count);
   }
 
+  // What `finish` will write, for rows [i0, i1) after `first` and some columns.
+  void fetch_finish(int64_t t, int64_t first, int64_t i0, int64_t i1, int64_t j, int64_t count) const {
+    fetch<WRITE>(x.features + (t * x.B + first) * x.n, x.n, i0, i1, j, count);
+    if (x.kept) fetch<WRITE>(x.h + ((t + 1) * x.B + first) * x.n, x.n, i0, i1, j, count);
+  }
+
   void forwards_after(const Role& role) {
     const int64_t n = x.n, first = role.first;
     const Three W_h{x.weights, n, n};
@@ -128,7 +134,11 @@ class GRUScan {
             }
             finish(t, b, j, u, c, now.row(b) + j, next.row(b) + j);
           },
-          [&](int64_t i0, int64_t i1, int64_t p) { ahead(drive, gates, 0, 3, i0, i1, p * W, W); });
+          [&](int64_t i0, int64_t i1, int64_t p) {
+            ahead(drive, gates, 0, 3, i0, i1, p * W, W);
+            if (gates) fetch<WRITE>(x.q + (t * x.B + first) * n, n, i0, i1, p * W, W);
+            fetch_finish(t, first, i0, i1, p * W, W);
+          });
       role.meet();
     }
   }
@@ -165,7 +175,10 @@ class GRUScan {
               finish(t, b, j, load(carried.row(b) + j), c, h[0].row(b) + j, h[0].row(b) + j);
             }
           },
-          [&](int64_t i0, int64_t i1, int64_t p) { ahead(drive, gates, 2, 3, i0, i1, p * Plain::P, Plain::P); });
+          [&](int64_t i0, int64_t i1, int64_t p) {
+            ahead(drive, gates, 2, 3, i0, i1, p * Plain::P, Plain::P);
+            fetch_finish(t, first, i0, i1, p * Plain::P, Plain::P);
+          });
       role.meet();
     }
   }
@@ -239,8 +252,12 @@ class GRUScan {
             }
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
-            const int64_t at = ((t - 1) * B + first) * 3 * n;
-            if (t > 0) ahead(x.gates + at, x.grad_drive + at, 0, 3, i0, i1, p * Plain::P, Plain::P);
+            if (t == 0) return;
+            const int64_t at = ((t - 1) * B + first) * n, j = p * Plain::P;
+            ahead(x.gates + 3 * at, x.grad_drive + 3 * at, 0, 3, i0, i1, j, Plain::P);
+            fetch<READ>(x.h + at, n, i0, i1, j, Plain::P);
+            if (x.grad_features) fetch<READ>(x.grad_features + at, n, i0, i1, j, Plain::P);
+            if (after) fetch<READ>(x.q + at, n, i0, i1, j, Plain::P), fetch<WRITE>(x.grad_q + at, n, i0, i1, j, Plain::P);
           });
       role.meet();
     }

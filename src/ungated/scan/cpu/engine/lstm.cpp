@@ -108,6 +108,10 @@ class LSTMScan {
               fetch<READ>(drive, 4 * n, i0, i1, q * n + p * W, W);
               fetch<WRITE>(gates, 4 * n, i0, i1, q * n + p * W, W);
             }
+            fetch<WRITE>(x.features + (t * B + first) * n, n, i0, i1, p * W, W);
+            if (!out) return;
+            fetch<WRITE>(x.h + out_at + first * n, n, i0, i1, p * W, W);
+            fetch<WRITE>(x.c + out_at + first * n, n, i0, i1, p * W, W);
           });
       role.meet();
     }
@@ -165,8 +169,11 @@ class LSTMScan {
             }
           },
           [&](int64_t i0, int64_t i1, int64_t p) {
+            if (t == 0) return;
             const int64_t at = ((t - 1) * B + first) * n;
-            for (int q = 0; t > 0 && q < 4; q++) {
+            fetch<READ>(x.c + at, n, i0, i1, p * Plain::P, Plain::P);
+            if (x.grad_features) fetch<READ>(x.grad_features + at, n, i0, i1, p * Plain::P, Plain::P);
+            for (int q = 0; q < 4; q++) {
               fetch<READ>(x.gates + at * 4, 4 * n, i0, i1, q * n + p * Plain::P, Plain::P);
               fetch<WRITE>(x.grad_drive + at * 4, 4 * n, i0, i1, q * n + p * Plain::P, Plain::P);
             }

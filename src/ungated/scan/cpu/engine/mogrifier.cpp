@@ -170,6 +170,10 @@ class MogrifierScan {
           [&](int64_t i0, int64_t i1, int64_t p) {
             float* gates_t = a.gates ? a.gates + (t * B + role.first) * 4 * n : nullptr;
             for (int q = 0; q < 4; q++) fetch<WRITE>(gates_t, 4 * n, i0, i1, q * n + p * W, W);
+            fetch<WRITE>(a.features + (t * B + role.first) * n, n, i0, i1, p * W, W);
+            if (!a.kept) return;
+            fetch<WRITE>(a.h + ((t + 1) * B + role.first) * n, n, i0, i1, p * W, W);
+            fetch<WRITE>(a.c + ((t + 1) * B + role.first) * n, n, i0, i1, p * W, W);
           });
       role.meet();
     }
@@ -229,9 +233,13 @@ class MogrifierScan {
 
   // What `step_back` of step t will read and write, for rows [b0, b1) and a panel's columns.
   void fetch_step(int64_t t, int64_t b0, int64_t b1, int64_t j) const {
-    for (int q = 0; t >= 0 && q < 4; q++) {
-      fetch<READ>(a.gates + t * a.B * 4 * a.n, 4 * a.n, b0, b1, q * a.n + j, Plain::P);
-      fetch<WRITE>(a.grad_z + t * a.B * 4 * a.n, 4 * a.n, b0, b1, q * a.n + j, Plain::P);
+    if (t < 0) return;
+    const int64_t n = a.n, at = t * a.B * n;
+    fetch<READ>(a.c + at, n, b0, b1, j, Plain::P);
+    if (a.grad_features) fetch<READ>(a.grad_features + at, n, b0, b1, j, Plain::P);
+    for (int q = 0; q < 4; q++) {
+      fetch<READ>(a.gates + at * 4, 4 * n, b0, b1, q * n + j, Plain::P);
+      fetch<WRITE>(a.grad_z + at * 4, 4 * n, b0, b1, q * n + j, Plain::P);
     }
   }
   // The same for `round_back`.

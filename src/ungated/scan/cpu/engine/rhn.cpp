@@ -114,6 +114,10 @@ class RHNScan {
                 fetch<READ>(drive, 2 * n, i0, i1, j, W);
                 fetch<WRITE>(kept, 2 * n, i0, i1, j, W);
               }
+              const int64_t at = t * B + first;
+              if (last) fetch<WRITE>(x.features + at * n, n, i0, i1, p * W, W);
+              if (last && x.kept) fetch<WRITE>(x.s + (at + B) * n, n, i0, i1, p * W, W);
+              if (!last && x.inner) fetch<WRITE>(x.inner + (l * T * B + at) * n, n, i0, i1, p * W, W);
               fetch<WRITE>(next.row(first), next.ld, i0, i1, p * W, W);
             });
         role.meet();
@@ -140,6 +144,7 @@ class RHNScan {
                   int64_t count) {
     const int64_t n = x.n, at = t * x.B + first, here = (l * x.T * x.B + at) * 2 * n;
     fetch<READ>(state_before(l, at), n, i0, i1, column, count);
+    if (l + 1 == x.depth && x.grad_features) fetch<READ>(x.grad_features + at * n, n, i0, i1, column, count);
     for (int64_t j = column; j < 2 * n; j += n) {
       fetch<READ>(x.gates + here, 2 * n, i0, i1, j, count);
       fetch<WRITE>(x.grad_z + here, 2 * n, i0, i1, j, count);

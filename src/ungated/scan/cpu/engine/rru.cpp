@@ -235,7 +235,12 @@ class RRUScan {
           if (h) store(h + (first + i) * n + j, now, count);
         });
       };
-      handed.product_of_units(in_span + first, rows, onward, role.begin(units), role.end(units), take);
+      handed.product_of_units(in_span + first, rows, onward, role.begin(units), role.end(units), take,
+                              [&](int64_t i0, int64_t i1, int64_t p) {
+                                const int64_t of_o = p - W_c.panels(), P = Plain::P;
+                                if (of_o >= 0) fetch<WRITE>(o, x.p, i0, i1, of_o * P, P);
+                                else if (h) fetch<WRITE>(h + first * n, n, i0, i1, p * P, P);
+                              });
       if (span > 1 && (t % span == span - 1 || t + 1 == x.T)) {  // then all rows are this thread's
         const int64_t start = t - t % span, all_rows = (t + 1 - start) * B, all_units = W_o.panels() * all_rows;
         o = x.out + start * B * x.p, scale_of = scales.data(), panels_before = W_c.panels();
@@ -344,6 +349,10 @@ class RRUScan {
               store(into, G, count);
               store(x.grad_c + ((t - 1) * B + b) * n + j, G, count);
             });
+          },
+          [&](int64_t i0, int64_t i1, int64_t p) {
+            fetch<READ>(x.h + (t * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
+            if (t > 0) fetch<WRITE>(x.grad_c + ((t - 1) * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
           });
       if (x.p && t > 0) bring(role, entering, x.grad_out, t - 1, x.p);
       role.meet();

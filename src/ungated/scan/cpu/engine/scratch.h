@@ -1,7 +1,8 @@
 // Memory of one scan beside its results.
 #pragma once
 #include <cstdint>
-#include <vector>
+#include <cstring>
+#include <memory>
 
 #include "vec.h"
 
@@ -11,21 +12,25 @@ static inline int64_t padded(int64_t n) {
   return width % 256 == 0 ? width + 16 : width;
 }
 
-// rows x n floats, zero at first, its rows `ld` apart.
+enum Contents { ZERO, ANY };
+
+// rows x n floats, its rows `ld` apart.
 class Matrix {
  public:
   int64_t ld;
 
-  Matrix(int64_t rows, int64_t n) : ld(padded(n)), memory(static_cast<size_t>(rows * ld + 16)) {
-    auto address = reinterpret_cast<uintptr_t>(memory.data());
-    start = memory.data() + (64 - address % 64) % 64 / 4;
+  Matrix(int64_t rows, int64_t n, Contents contents = ZERO)
+      : ld(padded(n)), memory(new float[static_cast<size_t>(rows * ld + 16)]) {
+    if (contents == ZERO) memset(memory.get(), 0, static_cast<size_t>(rows * ld + 16) * 4);
+    auto address = reinterpret_cast<uintptr_t>(memory.get());
+    start = memory.get() + (64 - address % 64) % 64 / 4;
   }
   Matrix(const Matrix&) = delete;
   Matrix& operator=(const Matrix&) = delete;
   float* row(int64_t i) { return start + i * ld; }
 
  private:
-  std::vector<float> memory;
+  std::unique_ptr<float[]> memory;
   float* start;
 };
 
@@ -34,9 +39,12 @@ enum Use { READ, WRITE };
 // Some rows and columns of a dense matrix into the cache, ahead of their use; without effect where p is null.
 template <Use use>
 static inline void fetch(const float* p, int64_t ld, int64_t first, int64_t last, int64_t column, int64_t count) {
-  for (int64_t i = first; p && i < last; i++)
-    for (int64_t c = 0; c < count; c += 16) {
-      __builtin_prefetch(p + i * ld + column + c, use == WRITE, 3);
+  for (int64_t i = first; p && i < last; i++) {
+    const float* begin = p + i * ld + column;
+    const auto line = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(begin) & ~uintptr_t{63});
+    for (const char* at = line; at < reinterpret_cast<const char*>(begin + count); at += 64) {
+      __builtin_prefetch(at, use == WRITE, 3);
       asm volatile("");  // else the compiler finds the whole function without effect, and leaves it out
     }
+  }
 }

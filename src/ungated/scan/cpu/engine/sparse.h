@@ -172,11 +172,11 @@ class Rows {
     if (!sparse) ::fetch<WRITE>(dense.row(row), dense.ld, first, last, column, count);
   }
 
-  template <class After>
+  template <class After, class Before = Nothing>
   void product_of_units(int64_t first_row, int64_t rows, const Weights<WIDE>& weights, int64_t first, int64_t last,
-                        After after) {
+                        After after, Before before = Before{}) {
     if (sparse) ::product_of_units(entries, first_row, rows, weights, first, last, after);
-    else ::product_of_units(dense.row(first_row), dense.ld, rows, weights, first, last, after);
+    else ::product_of_units(dense.row(first_row), dense.ld, rows, weights, first, last, after, before);
   }
 
  private:
