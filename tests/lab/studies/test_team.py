@@ -44,13 +44,53 @@ def repeats(make_study: MakeStudy, runs: int, epochs: int) -> Study:
     return make_study(kind="repeats", seeds=tuple(range(runs)), settings={"max_epochs": epochs})
 
 
+def halted(path: Path, victims: dict[int, int]) -> bool:
+    """Halt two workers and note them, both in mid-run; otherwise let them go on."""
+    victims.clear()
+    victims.update(at_work(path))
+    for pid in victims.values():
+        os.kill(pid, signal.SIGSTOP)
+    if len(victims) == 2 and not set(results(path)) & set(victims):
+        return True
+    for pid in victims.values():
+        os.kill(pid, signal.SIGCONT)
+    return False
+
+
+#: A cell whose worker is killed when its run has ended and nobody was told.
+FATAL = """
+import multiprocessing, os, signal
+from ungated import GRUCell
+from ungated.lab.studies.storage import Trials
+
+class Fatal(GRUCell):
+    pass
+
+def finish(self, number, value, *, whole=Trials.finish):
+    whole(self, number, value)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if multiprocessing.parent_process() is not None:
+    Trials.finish = finish
+"""
+
+
+def test_a_run_is_said_to_have_ended_though_its_worker_died_before_it_said_so(
+    make_study: MakeStudy, tmp_path: Path
+) -> None:
+    (tmp_path / "cells.py").write_text(FATAL)
+    study = make_study(cells=(f"{tmp_path}/cells.py:Fatal",), kind="repeats", seeds=(0, 1))
+    heard = Heard()
+    assert run_study(study, workers=1, heartbeat=HEARTBEAT, watcher=heard).complete
+    assert heard.ended == [0, 1]
+
+
 def test_two_workers_killed_in_mid_run_and_every_run_ends_once(make_study: MakeStudy, tmp_path: Path) -> None:
     study = repeats(make_study, 6, 60)
     path, victims = study.directory.path, dict[int, int]()
 
     def kill_two() -> None:
-        wait_for(lambda: results(path) and len(at_work(path)) == 2, "two runs should be under way")
-        victims.update(at_work(path))
+        wait_for(lambda: results(path) and halted(path, victims), "two runs should be under way")
         for pid in victims.values():
             os.kill(pid, signal.SIGKILL)
 

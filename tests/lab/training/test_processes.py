@@ -84,3 +84,11 @@ def test_what_stops_the_first_stops_all(folder: Path) -> None:
     lines = sorted((folder / "printed").read_text().splitlines())
     assert "finished run" in lines[0] and lines[0].startswith("0:")
     assert lines[1] == "1: process 1 stops because the first process did"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have names in /proc on Linux alone")
+def test_no_thread_of_the_group_outlives_it(folder: Path) -> None:
+    # Gloo's would abort a process that is about to end, should it then free a tensor that Python knows.
+    for rank in range(2):
+        threads = (folder / "two" / f"threads-{rank}").read_text().split()
+        assert threads and not [name for name in threads if "gloo" in name]

@@ -4,6 +4,7 @@ draws what several do.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -48,9 +49,18 @@ class StopAt(Progress):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def note_threads(place: Path) -> None:
+    """Write the names of this process's threads, on Linux."""
+    if sys.platform == "linux":
+        place.write_text("".join(task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()))
+
+
 if __name__ == "__main__":
     tiny.register()
     folder = Path(sys.argv[1])
+    folder.mkdir(exist_ok=True)
+    # What is registered first is called last: after the group of processes has come to its end.
+    atexit.register(note_threads, folder / f"threads-{os.environ['RANK']}")
     train(RunDirectory(folder / "music"), recipe("music"), progress=Progress())
     train(RunDirectory(folder / "text"), recipe("text"), progress=Progress())
     train(RunDirectory(folder / "accumulated"), recipe("text", accumulate=2), progress=Progress())

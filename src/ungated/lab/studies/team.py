@@ -145,6 +145,9 @@ class Team:
                 continue
             deaths = int(self._trials.attributes(number).get("deaths", 0)) + 1
             self._leases.drop(number)
+            if number in self._trials.over():  # all was done but the saying of it
+                self._say_end(number)
+                continue
             self._trials.note(number, "deaths", deaths)
             if deaths <= self._retries:
                 self._trials.give_back(number)
@@ -153,6 +156,14 @@ class Team:
             self._study.directory.write_failure(number, error, deaths)
             self._trials.finish(number, None)
             self._watcher.hear(number, "failed", error)
+
+    def _say_end(self, number: int) -> None:
+        result = self._study.directory.run(number).read_result()
+        failure = self._study.directory.read_failure(number)
+        if result is not None:
+            self._watcher.hear(number, "finished", result)
+        elif failure is not None:
+            self._watcher.hear(number, "failed", failure["error"])
 
     def stop(self) -> None:
         """Let every worker save and give back what it is at, and wait for its end."""

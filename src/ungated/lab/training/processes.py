@@ -61,6 +61,10 @@ class TorchProcesses(Processes):
     def __init__(self, device: torch.device) -> None:
         """Join the group that torchrun's environment variables describe; it lasts as long as this process."""
         if not dist.is_initialized():  # a second group could not be made: torchrun's store keeps the first one's keys
+            # Its functions hold the group that there is when they are imported, which torch does by itself in places.
+            # Held for ever, its threads outlive the interpreter, and abort the process where they then need it.
+            import torch.distributed.nn.functional  # noqa: F401
+
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
             atexit.register(dist.destroy_process_group)
         self.rank = dist.get_rank()
