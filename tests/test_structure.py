@@ -20,7 +20,9 @@ ROOMS = (
     ("ungated", "ungated.lab", "ungated.lab.errors"),  # the two __init__ files hold names and no code of their own
     ("ungated.pages", "ungated.dropout", "ungated.cells"),
     ("ungated.scan",),
+    ("ungated.checks",),
     ("ungated.rnn",),
+    ("ungated.stream",),
     ("ungated.layers",),
     ("ungated.sizing",),
     ("ungated.lab.files",),
@@ -50,6 +52,7 @@ PUBLIC = {
     "RNN",
     "RRU",
     "RRUCell",
+    "Stream",
     "backend",
     "count_parameters",
     "size_for",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ungated.rnn import RNN
     from ungated.scan import backend
     from ungated.sizing import count_parameters, size_for
+    from ungated.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "MogrifierLSTMCell",
     "RHNCell",
     "RRUCell",
+    "Stream",
     "backend",
     "count_parameters",
     "size_for",
@@ -37,7 +39,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A public name, on first use: torch takes over a second to import, and `ungated --help` needs none of it."""
     if name in __all__:
-        for room in ("cells", "layers", "rnn", "scan", "sizing"):
+        for room in ("cells", "layers", "rnn", "scan", "sizing", "stream"):
             value = getattr(import_module(f"ungated.{room}"), name, None)
             if value is not None:
                 globals()[name] = value

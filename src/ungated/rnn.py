@@ -12,10 +12,16 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ungated.cells.cell import Cell, Noise, State, check_rate, check_size, map_state
+from ungated.checks import (
+    Lengths,
+    check_input,
+    check_streams,
+    check_tensor,
+    checked_lengths,
+    checked_state,
+    name_of,
+)
 from ungated.scan import scan_layer
-from ungated.scan.conditions import autocast_dtype
-
-Lengths = Tensor | Sequence[int]
 
 
 class RNN(nn.Module):
@@ -81,36 +87,35 @@ class RNN(nn.Module):
         """
         if isinstance(x, PackedSequence):
             if lengths is not None:
-                raise ValueError(f"{self._name}: lengths should be None for a PackedSequence, which has its own")
+                raise ValueError(f"{name_of(self)}: lengths should be None for a PackedSequence, which has its own")
             padded, own_lengths = pad_packed_sequence(x)
-            output, state = self._run(padded, self._checked_state(state, padded), own_lengths, noise)
+            output, state = self._run(padded, checked_state(self, state, padded.shape[1]), own_lengths, noise)
             return _packed_like(x, output, own_lengths), state
-        self._check_tensor(x)
+        check_tensor(self, x)
         batched = x.dim() == 3
         if x.dim() not in (2, 3):
             layout = "(batch, time, input)" if self.batch_first else "(time, batch, input)"
-            raise ValueError(f"{self._name}: x should be {layout} or (time, input), got shape {tuple(x.shape)}")
+            raise ValueError(f"{name_of(self)}: x should be {layout} or (time, input), got shape {tuple(x.shape)}")
         if not batched:
             x = x.unsqueeze(1)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        output, state = self._run(x, self._checked_state(state, x, batched), lengths, noise)
+        output, state = self._run(x, checked_state(self, state, x.shape[1], batched), lengths, noise)
         if not batched:
             return output.squeeze(1), map_state(lambda tensor: tensor.squeeze(1), state)
         return (output.transpose(0, 1) if self.batch_first else output), state
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """One time step of a stream: x (B, I), state as in `forward` -> output (B, p), new state.
+        """One time step: x (B, I), state as in `forward` -> output (B, p), new state. For many, `Stream` is faster.
 
         Raises ValueError for a bidirectional layer, which needs the whole sequence.
         """
-        if self.bidirectional:
-            raise ValueError(f"{self._name}: a bidirectional layer cannot stream, it needs the whole sequence")
-        self._check_tensor(x)
+        check_streams(self)
+        check_tensor(self, x)
         if x.dim() != 2:
-            raise ValueError(f"{self._name}: x should be (batch, {self.input_size}), got shape {tuple(x.shape)}")
+            raise ValueError(f"{name_of(self)}: x should be (batch, {self.input_size}), got shape {tuple(x.shape)}")
         x = x.unsqueeze(0)
-        output, state = self._run(x, self._checked_state(state, x), None, None)
+        output, state = self._run(x, checked_state(self, state, x.shape[1]), None, None)
         return output.squeeze(0), state
 
     def initial_state(self, batch_size: int) -> State:
@@ -127,10 +132,6 @@ class RNN(nn.Module):
         return ", ".join(parts + ([f"dropout={self.dropout}"] if self.dropout else []))
 
     @property
-    def _name(self) -> str:
-        return type(self).__name__
-
-    @property
     def _cells(self) -> list[Cell]:
         return list(self.cells)  # type: ignore[arg-type]
 
@@ -138,11 +139,11 @@ class RNN(nn.Module):
         self, x: Tensor, state: State, lengths: Lengths | None, noise: Sequence[Noise] | None
     ) -> tuple[Tensor, State]:
         """x (T, B, I), state that was checked -> output (T, B, D * p), state."""
-        self._check_input(x)
+        check_input(self, x)
         time, batch = x.shape[:2]
         padding: Tensor | None = None
         if lengths is not None:
-            lengths = self._checked_lengths(lengths, x)
+            lengths = checked_lengths(self, lengths, x)
             padding = (torch.arange(time, device=x.device)[:, None] >= lengths).unsqueeze(-1)
             # Zeroed, not only ignored: NaN in the padding would reach the gradients of the weights as 0 * NaN.
             x = x.masked_fill(padding, 0.0)
@@ -150,7 +151,8 @@ class RNN(nn.Module):
             noise = self.noise(time, batch) if self.training else [None] * len(self.cells)
         if len(noise) != len(self.cells):
             raise ValueError(
-                f"{self._name}: noise should have {len(self.cells)} entries (num_layers * directions), got {len(noise)}"
+                f"{name_of(self)}: noise should have {len(self.cells)} entries (num_layers * directions), "
+                f"got {len(noise)}"
             )
         last_states = []
         for layer in range(self.num_layers):
@@ -169,76 +171,6 @@ class RNN(nn.Module):
             if padding is not None:
                 x = x.masked_fill(padding, 0.0)
         return x, _stack(last_states)
-
-    def _check_tensor(self, x: object) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{self._name}: x should be a tensor, got {type(x).__name__}")
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"{self._name}: x should have {self.input_size} features in its last dimension, "
-                f"got {x.shape[-1]} in shape {tuple(x.shape)} (time, batch, features)"
-            )
-        if x.shape[0] == 0:
-            raise ValueError(f"{self._name}: x should have at least one time step, got shape {tuple(x.shape)}")
-        weight = self._cells[0].weight()
-        if x.device != weight.device:
-            raise ValueError(f"{self._name}: x is on {x.device} but the layer is on {weight.device}")
-        if x.dtype != weight.dtype and autocast_dtype(x.device.type) is None:
-            raise TypeError(f"{self._name}: x should have the layer's dtype {weight.dtype}, got {x.dtype}")
-
-    def _checked_state(self, state: State | None, x: Tensor, batched: bool = True) -> State:
-        """The state for x (T, B, I), with a batch dimension; one that is given has it only if `batched`."""
-        like = self.initial_state(x.shape[1])
-        if state is None:
-            return like
-        if not isinstance(state, (tuple, list) if isinstance(like, tuple) else Tensor):
-            kind = f"a tuple of {len(like)} tensors" if isinstance(like, tuple) else "a tensor"
-            raise TypeError(f"{self._name}: state should be {kind}, got {type(state).__name__}")
-        tensors, wanted = _tensors(state), _tensors(like)
-        if len(tensors) != len(wanted):
-            raise ValueError(f"{self._name}: state should have {len(wanted)} tensors, got {len(tensors)}")
-        for got, want in zip(tensors, wanted, strict=True):
-            if not isinstance(got, Tensor):
-                raise TypeError(f"{self._name}: state should hold tensors, got {type(got).__name__}")
-            shape = want.shape if batched else want.shape[::2]
-            if got.shape != shape:
-                axes = "batch, hidden), got" if batched else "hidden) for an unbatched x, got"
-                raise ValueError(
-                    f"{self._name}: state should have shape {tuple(shape)} (num_layers * directions = "
-                    f"{self.num_layers} * {self.directions}, {axes} {tuple(got.shape)}"
-                )
-            if got.device != want.device:
-                raise ValueError(f"{self._name}: state is on {got.device} but the layer is on {want.device}")
-            if got.dtype != want.dtype and autocast_dtype(got.device.type) is None:
-                raise TypeError(f"{self._name}: state should have the layer's dtype {want.dtype}, got {got.dtype}")
-        state = state if isinstance(state, Tensor) else tuple(state)
-        return state if batched else map_state(lambda tensor: tensor.unsqueeze(1), state)
-
-    def _checked_lengths(self, lengths: Lengths, x: Tensor) -> Tensor:
-        time, batch = x.shape[:2]
-        try:
-            lengths = torch.as_tensor(lengths)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"{self._name}: lengths should be integers, got {type(lengths).__name__}") from None
-        if lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise TypeError(f"{self._name}: lengths should be integers, got {lengths.dtype}")
-        if lengths.shape != (batch,):
-            raise ValueError(f"{self._name}: lengths should have shape ({batch},), got {tuple(lengths.shape)}")
-        if not torch.compiler.is_compiling() and lengths.device.type != "meta":
-            wrong = ((lengths < 1) | (lengths > time)).nonzero()
-            if len(wrong) > 0:
-                index = int(wrong[0])
-                raise ValueError(
-                    f"{self._name}: lengths should be in 1..{time} (the time steps of x), "
-                    f"got {int(lengths[index])} at index {index}"
-                )
-        return lengths.to(x.device)
-
-
-def _tensors(state: State) -> tuple[Tensor, ...]:
-    return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 def _stack(states: Sequence[State]) -> State:

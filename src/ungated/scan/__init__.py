@@ -106,7 +106,7 @@ def scan_layer(
     cell: Cell, x: Tensor, state: State, noise: Noise = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, State]:
     """`cell.readout` of `scan` of `cell.project(x, noise)`, all in one where a path has that: x (T, B, m) -> output."""
-    whole = {path: run for path, runs in LAYERS.items() for known, run in runs.items() if _has_stages_of(known, cell)}
+    whole = {path: run for path, runs in LAYERS.items() for known, run in runs.items() if has_stages_of(known, cell)}
     if whole:
         path = choose(cell, x, state, noise, lengths).path
         if path in whole:
@@ -123,7 +123,8 @@ def _like(cell: Cell, written: Iterable[type[Cell]]) -> type[Cell] | None:
     return None
 
 
-def _has_stages_of(known: type[Cell], cell: Cell) -> bool:
+def has_stages_of(known: type[Cell], cell: Cell) -> bool:
+    """Whether all that a cell does from its input to its output is what this one does."""
     return all(
         getattr(type(cell), stage) is getattr(known, stage) and stage not in cell.__dict__
         for stage in ("project", "step", "readout")

@@ -55,7 +55,7 @@ def _entry(timing: Timing, timings: Sequence[Timing], best: Timing | None) -> di
 def _judge(goal: Goal, measured: Measured) -> dict[str, Any] | None:
     """What came of a goal; None where ours, or what it is to be compared with, was not measured."""
     path = measured.line.auto if goal.path == AUTO else goal.path
-    ours = next((t for t in measured.timings if t.variant.role == "ours" and t.variant.path == path), None)
+    ours = next((t for t in measured.timings if t.variant.role == "ours" and t.variant.kind == path), None)
     rivals = [timing for timing in measured.timings if timing.variant.role != "ours"]
     if goal.to == BEST:
         rivals = [timing for timing in rivals if timing.variant.role == "peer"]

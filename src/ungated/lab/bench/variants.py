@@ -18,6 +18,9 @@ from ungated.sizing import count_parameters, size_for
 
 COMPILED = "compiled loop"
 
+#: The kind of ours that has its weights prepared before the first step.
+STREAM = "stream"
+
 
 @dataclass
 class Variant:
@@ -64,7 +67,10 @@ class Variant:
 
     def _stream(self) -> None:
         module, state = self.module, None
-        if isinstance(module, ungated.RNN):
+        if self.function is not None:
+            for x in self.x:
+                self.function(x)
+        elif isinstance(module, ungated.RNN):
             for x in self.x:
                 _, state = module.step(x, state)
         elif isinstance(module, nn.LSTMCell):
@@ -150,7 +156,14 @@ def _paths(case: Case, layer: ungated.RNN, x: Tensor) -> tuple[list[Variant], di
             for each in plain.cells:
                 each.recurrent_dropout = 0.0  # type: ignore[assignment]
             found.append(Variant(f"{path} {WITHOUT_DROPOUT}", WITHOUT_DROPOUT, "base", plain, x, case.mode, path))
+    if case.mode != "train":
+        found.append(Variant(STREAM, STREAM, "ours", layer, x, case.mode, function=_stream_of(case, layer)))
     return found, left_out, choose(cell, drive, state).path
+
+
+def _stream_of(case: Case, layer: ungated.RNN) -> Callable[[Tensor], tuple[Tensor]]:
+    stream = ungated.Stream(layer, case.B)
+    return lambda x: (stream(x),)
 
 
 def _compiled(case: Case, layer: ungated.RNN, x: Tensor) -> Variant:

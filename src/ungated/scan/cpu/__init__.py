@@ -20,12 +20,12 @@ from ungated.cells import CELLS, GRUCell, LSTMCell, MogrifierLSTMCell, RHNCell, 
 from ungated.cells.cell import Cell, Noise
 from ungated.scan.cpu.batched import product_library
 from ungated.scan.cpu.compiler import Unavailable
-from ungated.scan.cpu.gru import gru_scan
-from ungated.scan.cpu.library import engine
-from ungated.scan.cpu.lstm import lstm_layer, lstm_scan
-from ungated.scan.cpu.mogrifier import mogrifier_scan
-from ungated.scan.cpu.rhn import rhn_scan
-from ungated.scan.cpu.rru import rru_layer, rru_scan
+from ungated.scan.cpu.gru import gru_prepared, gru_scan
+from ungated.scan.cpu.library import Prepared, engine
+from ungated.scan.cpu.lstm import lstm_layer, lstm_prepared, lstm_scan
+from ungated.scan.cpu.mogrifier import mogrifier_prepared, mogrifier_scan
+from ungated.scan.cpu.rhn import rhn_prepared, rhn_scan
+from ungated.scan.cpu.rru import rru_layer, rru_prepared, rru_scan
 
 SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
     RRUCell: rru_scan,
@@ -37,6 +37,15 @@ SCANS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {
 
 #: As SCANS, from a layer's input to its output.
 LAYERS: dict[type[Cell], Callable[..., tuple[Tensor, Any]]] = {RRUCell: rru_layer, LSTMCell: lstm_layer}
+
+#: As `reference_scan` with `project` and `readout`, prepared for many runs: (cell, x, state, packed weights or None).
+PREPARED: dict[type[Cell], Callable[..., Prepared]] = {
+    RRUCell: rru_prepared,
+    RHNCell: rhn_prepared,
+    GRUCell: gru_prepared,
+    LSTMCell: lstm_prepared,
+    MogrifierLSTMCell: mogrifier_prepared,
+}
 
 _logger = logging.getLogger("ungated")
 _said: set[str] = set()

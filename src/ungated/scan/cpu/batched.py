@@ -51,7 +51,7 @@ class Sums:
         given |= {f"out_{i}{j}": product for i, row in enumerate(self.products) for j, product in enumerate(row)}
         given |= {f"sums_{j}": total for j, total in enumerate(self.totals)}
         made = product_library()
-        if made.function("run")(ctypes.byref(made.arguments(given)), library.thread_count(), made.omp):
+        if made.function("run")(ctypes.byref(made.arguments(given)), library.thread_count(), library.openmp()):
             raise MemoryError("no memory or no thread for a product")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ungated.cells.gru import GRUCell
 from ungated.pages import fresh
 from ungated.scan.cpu.batched import batched
-from ungated.scan.cpu.library import engine, mask_step
+from ungated.scan.cpu.library import Prepared, Scan, engine, mask_step
 from ungated.scan.gru_torch import _Arguments, _reference
 from ungated.scan.scan_op import Gradient, scan_op
 
@@ -29,9 +29,22 @@ def gru_scan(
     cell: GRUCell, drive: Tensor, h0: Tensor, noise: Tensor | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """As `reference_scan`; float32."""
-    b_hc = cell.b_hc if cell.reset == "after" else None
-    features, h = _op(_Arguments(drive, h0, noise, lengths, cell.W_hg, cell.W_hc, b_hc))
+    features, h = _op(_arguments(cell, drive, h0, noise, lengths))
     return features, h
+
+
+def gru_prepared(cell: GRUCell, x: Tensor, h0: Tensor, packed: Tensor | None) -> Prepared:
+    """From the layer's input."""
+    drive = cell.project(x)
+    a = _arguments(cell, drive, h0, None, None)
+    made = _allocate(a)
+    scan = _scan(made, a)(backward=False, packed=packed)
+    return Prepared(made.features, made.last, scan, lambda: drive.copy_(cell.project(x)))
+
+
+def _arguments(cell: GRUCell, drive: Tensor, h0: Tensor, noise: Tensor | None, lengths: Tensor | None) -> _Arguments:
+    b_hc = cell.b_hc if cell.reset == "after" else None
+    return _Arguments(drive, h0, noise, lengths, cell.W_hg, cell.W_hc, b_hc)
 
 
 def _allocate(a: _Arguments) -> _Made:
@@ -43,7 +56,7 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, gates=new(T, B, 3 * n), q=q, h=new(T + 1, B, n))
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
+def _scan(made: _Made, a: _Arguments) -> Callable[..., Scan]:
     """The engine's scan, told what both directions need."""
     (T, B), n = a.drive.shape[:2], a.h0.shape[1]
     told = partial(engine("gru").scan, T=T, B=B, n=n, drive=a.drive, h0=a.h0, lengths=a.lengths)
@@ -54,7 +67,7 @@ def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
-    _scan(made, a)(backward=False)
+    _scan(made, a)(backward=False).run()
     if a.save:
         made.last.copy_(made.h[-1])
 
@@ -63,7 +76,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     n, h, after = a.h0.shape[1], made.h[:-1], a.b_hc is not None
     G_z, G_h, G_q = (fresh(a.drive, *like.shape) for like in (a.drive, a.h0, made.q))
     given = dict(zip(("grad_features", "grad_h"), gradients, strict=True))
-    _scan(made, a)(backward=True, **given, grad_drive=G_z, grad_q=G_q, grad_h0=G_h)
+    _scan(made, a)(backward=True, **given, grad_drive=G_z, grad_q=G_q, grad_h0=G_h).run()
 
     def G_W_hc() -> Tensor:
         return batched(h, G_q) if after else batched(made.gates[:, :, :n] * h, G_z[:, :, 2 * n :])

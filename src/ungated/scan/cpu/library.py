@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ungated.cells.cell import State
 from ungated.pages import fresh
 from ungated.scan.cpu.compiler import Unavailable, library_file
 
@@ -62,7 +64,6 @@ class Library:
         self._Arguments = type("Arguments", (ctypes.Structure,), {"_fields_": members})
         if self.function("size")() != ctypes.sizeof(self._Arguments):
             raise Unavailable("the library is of another version")
-        self.omp = ctypes.byref(_openmp())
 
     def function(self, name: str) -> Any:
         try:
@@ -78,8 +79,37 @@ class Library:
         return self._Arguments(**plain)  # type: ignore[no-any-return]
 
 
+class Scan:
+    """A cell's scan over memory of its own, to be run as often as is wanted. weights: packed, once it has run."""
+
+    def __init__(self, run: Callable[..., int], x: ctypes.Structure, backward: bool, packed: bool, held: Any) -> None:
+        self._run, self._x, self._backward, self._packed, self._held = run, x, backward, packed, held
+        self.weights: Tensor = held[0]
+
+    def run(self) -> Scan:
+        """Raises MemoryError."""
+        if self._run(ctypes.byref(self._x), self._backward, thread_count(), self._packed, openmp()):
+            raise MemoryError("no memory or no thread for a scan")
+        self._packed = True
+        return self
+
+
+class Prepared(NamedTuple):
+    """A layer forwards, without masks, on memory that stays: x and state before it, output and state after it."""
+
+    output: Tensor  # (T, B, p)
+    state: State
+    scan: Scan
+    project: Callable[[], object] = lambda: None  # to be called before it
+
+    def run(self) -> None:
+        """Raises MemoryError."""
+        self.project()
+        self.scan.run()
+
+
 class Engine(Library):
-    """One cell's library: `scan` runs it along time."""
+    """One cell's library: `scan` is it along time."""
 
     def __init__(self, cell: str) -> None:
         super().__init__(cell)
@@ -92,11 +122,11 @@ class Engine(Library):
         lists: dict[str, list[Tensor]] | None = None,
         packed: Tensor | None = None,
         **arguments: Argument,
-    ) -> Tensor:
-        """Run the scan. Tensors are float32 or integers, those for results contiguous; None is a null pointer.
+    ) -> Scan:
+        """A scan to be run. Tensors are float32 or integers, those for results contiguous; None is a null pointer.
 
-        lists: what the engine takes as pointers to pointers. packed: what an earlier call with the same weights and in
-        the same direction returned; they are not packed again. Raises MemoryError.
+        lists: what the engine takes as pointers to pointers. packed: `weights` of another scan with the same ones, and
+        in the same direction; they are not packed again.
         """
         dense = {name: _dense(value) for name, value in arguments.items() if value is not None}
         x = self.arguments(dense)
@@ -106,9 +136,7 @@ class Engine(Library):
             setattr(x, name, ctypes.addressof(pointer))
         weights = fresh(_FLOATS, self._weights(ctypes.byref(x))) if packed is None else packed
         x.weights = weights.data_ptr()
-        if self._scan(ctypes.byref(x), backward, thread_count(), packed is not None, self.omp):
-            raise MemoryError("no memory or no thread for a scan")
-        return weights
+        return Scan(self._scan, x, backward, packed is not None, (weights, dense, held, pointers))
 
 
 def mask_step(noise: Tensor | None) -> int:
@@ -127,11 +155,12 @@ def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_int64]:
 
 
 @cache
-def _openmp() -> _OpenMP:
-    """OpenMP of this process, torch's; with null pointers, where there is none, the engine starts threads."""
+def openmp() -> Any:
+    """To OpenMP of this process, torch's; to null pointers where there is none: then the engine starts threads."""
     process = ctypes.CDLL(None)
     names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
     try:
-        return _OpenMP(*(ctypes.cast(process[name], ctypes.c_void_p) for name in names))
+        found = _OpenMP(*(ctypes.cast(process[name], ctypes.c_void_p) for name in names))
     except AttributeError:
-        return _OpenMP()
+        found = _OpenMP()
+    return ctypes.byref(found)

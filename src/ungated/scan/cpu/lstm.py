@@ -16,7 +16,7 @@ from torch import Tensor
 from ungated.cells.lstm import LSTMCell
 from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums
-from ungated.scan.cpu.library import engine, mask_step
+from ungated.scan.cpu.library import Prepared, Scan, engine, mask_step
 from ungated.scan.reference import reference_in
 from ungated.scan.scan_op import Gradient, scan_op
 
@@ -61,6 +61,15 @@ def lstm_layer(
     return features, (h, c)
 
 
+def lstm_prepared(cell: LSTMCell, x: Tensor, state: tuple[Tensor, Tensor], packed: Tensor | None) -> Prepared:
+    """From the layer's input."""
+    drive = cell.project(x)
+    a = _Arguments(drive, *state, None, None, None, None, cell.W_h, float(cell.forget_bias))
+    made = _allocate(a)
+    scan = _scan(made, a)(backward=False, drive=drive, packed=packed)
+    return Prepared(made.features, (made.last_h, made.last_c), scan, lambda: drive.copy_(cell.project(x)))
+
+
 def _allocate(a: _Arguments) -> _Made:
     (T, B), n, new = a.x.shape[:2], a.h0.shape[1], a.x.new_empty
     results = (new(T, B, n), new(B, n), new(B, n))
@@ -69,7 +78,7 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, gates=new(T, B, 4 * n), h=new(T + 1, B, n), c=new(T + 1, B, n))
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
+def _scan(made: _Made, a: _Arguments) -> Callable[..., Scan]:
     """The engine's scan, told what both directions need."""
     (T, B), n = a.x.shape[:2], a.h0.shape[1]
     told = partial(engine("lstm").scan, T=T, B=B, n=n, forget_bias=a.forget_bias, h0=a.h0, c0=a.c0)
@@ -84,7 +93,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
     if a.W_x is not None and a.b is not None:
         drive = fresh(a.x, *a.x.shape[:2], a.W_x.shape[1])
         torch.addmm(a.b, a.x.flatten(0, 1), a.W_x, out=drive.flatten(0, 1))
-    _scan(made, a)(backward=False, drive=drive)
+    _scan(made, a)(backward=False, drive=drive).run()
     if a.save:
         made.last_h.copy_(made.h[-1])
         made.last_c.copy_(made.c[-1])
@@ -93,7 +102,7 @@ def _forward(made: _Made, a: _Arguments) -> None:
 def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) -> list[Gradient | None]:
     G_z, G_h, G_c = fresh(a.x, *made.gates.shape), a.h0.new_empty(a.h0.shape), a.c0.new_empty(a.c0.shape)
     given = dict(zip(("grad_features", "grad_h", "grad_c"), gradients, strict=True))
-    _scan(made, a)(backward=True, **given, grad_drive=G_z, grad_h0=G_h, grad_c0=G_c)
+    _scan(made, a)(backward=True, **given, grad_drive=G_z, grad_h0=G_h, grad_c0=G_c).run()
 
     @cache
     def sums() -> Sums:

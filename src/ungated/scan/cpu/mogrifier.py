@@ -12,7 +12,7 @@ from torch import Tensor
 from ungated.cells.mogrifier import MogrifierLSTMCell
 from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums, batched
-from ungated.scan.cpu.library import engine, mask_step
+from ungated.scan.cpu.library import Prepared, Scan, engine, mask_step
 from ungated.scan.mogrifier_torch import _Arguments, _reference, arguments_of
 from ungated.scan.scan_op import Gradient, scan_op
 
@@ -36,6 +36,15 @@ def mogrifier_scan(
     return features, (h, c)
 
 
+def mogrifier_prepared(
+    cell: MogrifierLSTMCell, x: Tensor, state: tuple[Tensor, Tensor], packed: Tensor | None
+) -> Prepared:
+    """From the layer's input."""
+    a = arguments_of(cell, x, state, None, None)
+    made = _allocate(a)
+    return Prepared(made.features, (made.last_h, made.last_c), _scan(made, a)(backward=False, packed=packed))
+
+
 def _allocate(a: _Arguments) -> _Made:
     (T, B, m), n, rounds, new = a.x.shape, a.h0.shape[1], len(a.A), a.x.new_empty
     results = (new(T, B, n), new(B, n), new(B, n))
@@ -45,7 +54,7 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, gates=new(T, B, 4 * n), e_x=e_x, e_h=e_h, h=new(T + 1, B, n), c=new(T + 1, B, n))
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
+def _scan(made: _Made, a: _Arguments) -> Callable[..., Scan]:
     """The engine's scan, told what both directions need."""
     (T, B, m), n, rounds = a.x.shape, a.h0.shape[1], len(a.A)
     told = partial(engine("mogrifier").scan, T=T, B=B, m=m, n=n, rounds=rounds, rank=a.A[0].shape[1] if rounds else 1)
@@ -58,7 +67,7 @@ def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
-    _scan(made, a)(backward=False)
+    _scan(made, a)(backward=False).run()
     if a.save:
         made.last_h.copy_(made.h[-1])
         made.last_c.copy_(made.c[-1])
@@ -69,7 +78,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     G_z, G_e_x, G_e_h, G_x, G_h, G_c = (fresh(a.x, *like.shape) for like in likes)
     given = dict(zip(("grad_features", "grad_h", "grad_c"), gradients, strict=True))
     made_here = {"grad_z": G_z, "grad_e_x": G_e_x, "grad_e_h": G_e_h, "grad_x": G_x, "grad_h0": G_h, "grad_c0": G_c}
-    _scan(made, a)(backward=True, **given, **made_here)
+    _scan(made, a)(backward=True, **given, **made_here).run()
     G_e = [(G_e_x, G_e_h)[k % 2][k // 2] for k in range(rounds)]
     pairs = [(a.x, made.h[:-1])]  # x and h before every round, and after the last
     for k in range(rounds):

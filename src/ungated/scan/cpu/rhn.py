@@ -11,7 +11,7 @@ from torch import Tensor
 from ungated.cells.rhn import RHNCell
 from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums
-from ungated.scan.cpu.library import engine, mask_step
+from ungated.scan.cpu.library import Prepared, Scan, engine, mask_step
 from ungated.scan.rhn_torch import _Arguments, _reference
 from ungated.scan.scan_op import Gradient, scan_op
 
@@ -28,9 +28,21 @@ def rhn_scan(
     cell: RHNCell, drive: Tensor, s0: Tensor, noise: tuple[Tensor, Tensor] | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """As `reference_scan`; float32, with one mask for H and T."""
-    weights = (list(cell.R_H), list(cell.R_T), list(cell.b_H), list(cell.b_T))
-    features, s = _op(_Arguments(drive, s0, None if noise is None else noise[1], lengths, *weights))
+    features, s = _op(_arguments(cell, drive, s0, None if noise is None else noise[1], lengths))
     return features, s
+
+
+def rhn_prepared(cell: RHNCell, x: Tensor, s0: Tensor, packed: Tensor | None) -> Prepared:
+    """From the layer's input."""
+    drive = cell.project(x)
+    a = _arguments(cell, drive, s0, None, None)
+    made = _allocate(a)
+    scan = _scan(made, a)(backward=False, packed=packed)
+    return Prepared(made.features, made.last, scan, lambda: drive.copy_(cell.project(x)))
+
+
+def _arguments(cell: RHNCell, drive: Tensor, s0: Tensor, z_h: Tensor | None, lengths: Tensor | None) -> _Arguments:
+    return _Arguments(drive, s0, z_h, lengths, list(cell.R_H), list(cell.R_T), list(cell.b_H), list(cell.b_T))
 
 
 def _allocate(a: _Arguments) -> _Made:
@@ -41,7 +53,7 @@ def _allocate(a: _Arguments) -> _Made:
     return _Made(*results, gates=new(depth, T, B, 2 * n), inner=new(depth - 1, T, B, n), s=new(T + 1, B, n))
 
 
-def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
+def _scan(made: _Made, a: _Arguments) -> Callable[..., Scan]:
     """The engine's scan, told what both directions need."""
     (T, B), n = a.drive.shape[:2], a.s0.shape[1]
     told = partial(engine("rhn").scan, T=T, B=B, n=n, depth=len(a.R_H), drive=a.drive, s0=a.s0, lengths=a.lengths)
@@ -52,7 +64,7 @@ def _scan(made: _Made, a: _Arguments) -> Callable[..., Tensor]:
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
-    _scan(made, a)(backward=False)
+    _scan(made, a)(backward=False).run()
     if a.save:
         made.last.copy_(made.s[-1])
 
@@ -61,7 +73,7 @@ def _backward(gradients: Sequence[Tensor | None], made: _Made, a: _Arguments) ->
     depth = len(a.R_H)
     G_z, G_s = fresh(a.drive, *made.gates.shape), a.s0.new_empty(a.s0.shape)
     given = dict(zip(("grad_features", "grad_s"), gradients, strict=True))
-    _scan(made, a)(backward=True, **given, grad_z=G_z, grad_s0=G_s)
+    _scan(made, a)(backward=True, **given, grad_z=G_z, grad_s0=G_s).run()
 
     @cache
     def sums(l: int) -> Sums:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ungated.cells.rru import EPSILON, S_SCALE, RRUCell
 from ungated.pages import fresh
 from ungated.scan.cpu.batched import Sums
-from ungated.scan.cpu.library import engine, mask_step
+from ungated.scan.cpu.library import Prepared, Scan, engine, mask_step
 from ungated.scan.reference import reference_scan
 from ungated.scan.rru_torch import kept_share
 from ungated.scan.scan_op import Gradient, scan_op
@@ -71,6 +71,13 @@ def rru_layer(
     return o, h
 
 
+def rru_prepared(cell: RRUCell, x: Tensor, h0: Tensor, packed: Tensor | None) -> Prepared:
+    """From the layer's input."""
+    a = _arguments(cell, x, h0, None, None, (cell.W_x, cell.b_j), (cell.W_o, cell.b_o))
+    made = _allocate(a)
+    return Prepared(made.output, made.last, _scan(made, a)(backward=False, packed=packed))
+
+
 def _arguments(
     cell: RRUCell, x: Tensor, h0: Tensor, noise: Any, lengths: Any, before: tuple[Any, Any], after: tuple[Any, Any]
 ) -> _Arguments:
@@ -91,7 +98,7 @@ def _padded(g: int) -> int:
     return -(-g // 16) * 16
 
 
-def _scan(made: _Made, a: _Arguments, **lists: list[Tensor]) -> Callable[..., Tensor]:
+def _scan(made: _Made, a: _Arguments, **lists: list[Tensor]) -> Callable[..., Scan]:
     """The engine's scan, told what both directions need."""
     (T, B), (n, g) = a.x.shape[:2], a.W_h.shape
     m, p = (0 if W is None else W.shape[axis] for W, axis in ((a.W_x, 0), (a.W_o, 1)))
@@ -112,7 +119,7 @@ def _scan(made: _Made, a: _Arguments, **lists: list[Tensor]) -> Callable[..., Te
 
 
 def _forward(made: _Made, a: _Arguments) -> None:
-    _scan(made, a)(backward=False)
+    _scan(made, a)(backward=False).run()
     if a.save:
         made.last.copy_(made.h[-1])
 
@@ -144,7 +151,7 @@ def _backward(
         given = {"grad_out": G_o, "grad_h": received, "grad_a": G_a, "grad_a_ld": G_a.shape[2], "grad_c": G_h}
         # The state of an ended row has no c: G_h, the gradient by the state after each step, is zero there.
         run = partial(_scan(kept, part, grad_z=list(G_z)), **given, grad_h0=G_h0, grad_s=G_s)
-        packed = run(backward=True, packed=packed)
+        packed = run(backward=True, packed=packed).run().weights
         G_a = G_a[..., :g]
         # What the first ReLU layer gives is max(a, 0) r, times the mask if it is also the last.
         first: dict[str, Any] = {"rectify": True, "scale": kept.r if a.normalize else None}
