@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 
@@ -97,7 +96,8 @@ class _PreparedStream:
     """The same on the compiled engine."""
 
     def __init__(self, cell: Cell, batch: int, prepare: Callable[..., Prepared]) -> None:
-        self._cell, self._prepare, self._state = cell, prepare, cell.initial_state(batch)
+        self._cell, self._prepare = cell, prepare
+        self._state = map_state(Tensor.contiguous, map_state(torch.clone, cell.initial_state(batch)))
         self._x = cell.weight().new_zeros(1, batch, cell.input_size)
         self._one_step = prepare(cell, self._x, self._state, None)
         self._one_step.run()  # packs the weights; the state it leaves is not taken
@@ -128,9 +128,11 @@ class _PreparedStream:
 def _cell_stream(cell: Cell, batch: int) -> _CellStream | _PreparedStream:
     """By the engine, where it may and can."""
     prepare = next((prepare for known, prepare in PREPARED.items() if has_stages_of(known, cell)), None)
-    if prepare is not None and chosen_backend() in ("auto", "cpu"):
-        with contextlib.suppress(RuntimeError):
-            drive = cell.project(cell.weight().new_zeros(1, batch, cell.input_size))
-            choose(cell, drive, cell.initial_state(batch), backend="cpu")
-            return _PreparedStream(cell, batch, prepare)
-    return _CellStream(cell, batch)
+    if prepare is None or chosen_backend() not in ("auto", "cpu"):
+        return _CellStream(cell, batch)
+    try:
+        drive = cell.project(cell.weight().new_zeros(1, batch, cell.input_size))
+        choose(cell, drive, cell.initial_state(batch), backend="cpu")
+    except RuntimeError:  # says why it cannot
+        return _CellStream(cell, batch)
+    return _PreparedStream(cell, batch, prepare)
