@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ungated import Stream, backend
+from ungated import RRU, Stream, backend
 from ungated.cells.cell import State, map_state
 from ungated.scan.cpu.library import Engine, Scan
 
@@ -46,6 +46,17 @@ def test_steps_and_several_at_once(entry: Entry, dtype: torch.dtype, batch: int)
     stream.state = state
     torch.testing.assert_close(stream(x[0]), layer.step(x[0], state)[0])
     assert not got.requires_grad
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5])
+def test_weights_larger_than_a_core_s_cache(batch: int) -> None:
+    torch.manual_seed(0)
+    layer, x = RRU(88, 352, output_size=64, expansion=7.3), torch.randn(11, batch, 88)
+    torch.nn.init.uniform_(layer.cells[0].Z, -0.1, 0.1)
+    with backend("reference"), torch.no_grad():
+        want = layer(x)[0]
+    stream = Stream(layer, batch)
+    torch.testing.assert_close(torch.cat([stream(x[:4]), *(stream(x_t)[None] for x_t in x[4:])]), want)
 
 
 def test_outputs_and_states_that_were_given_out_stay_as_they_are(entry: Entry) -> None:

@@ -95,6 +95,7 @@ def test_one_line_and_right_results(
     with caplog.at_level(logging.WARNING, "ungated"):
         for layer, expected in zip(layers, want, strict=True):
             torch.testing.assert_close(trained(layer, x), expected)
+            torch.testing.assert_close(ungated.Stream(layer, 2)(x), expected[0])
     (record,) = caplog.records
     assert "slower path runs" in record.getMessage()
     assert "\n" not in record.getMessage()
