@@ -49,12 +49,13 @@ class BatchedProduct {
     // Each thread packs all of the side that is not divided.
     else (right.last * P >= left.last * HEIGHT ? right : left).divide(id, count);
     const Part part = part_of(id, all.first);
+    const bool sums_here = left.first == 0 && left.last > 0;  // of all threads that pack a panel, one adds up its rows
     const int64_t c0 = left.first * HEIGHT, c1 = least(left.last * HEIGHT, x.left[0].n);
     for (int64_t row = all.first; row < all.last; row += ROWS)
       for (int64_t group = right.first; group < right.last; group += GROUP) {
         const int64_t rows = least(ROWS, all.last - row), end = least(group + GROUP, right.last);
         for (int64_t p = group; p < end; p++)
-          pack_right(p, row, rows, packed.row(id * GROUP + p - group), left.first == 0 ? sums.row(id) + p * P : nullptr);
+          pack_right(p, row, rows, packed.row(id * GROUP + p - group), sums_here ? sums.row(id) + p * P : nullptr);
         if (x.sparse)
           for (int64_t c = c0; c < c1; c += TILE_ROWS)
             multiply_sparse(part, c, least(c + TILE_ROWS, c1), group, end, row, rows);

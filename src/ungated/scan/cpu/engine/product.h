@@ -90,11 +90,13 @@ struct Weights {
   float* data;
   int64_t K, units;
   bool all_wide = false;
+  int64_t first_row = 0, all_rows = K;  // K rows from this one on, of so many
 
   static int64_t panels_of(int64_t units) { return (units + width - 1) / width; }
   static int64_t size(int64_t K, int64_t units) { return panels_of(units) * K * P; }
   int64_t panels() const { return panels_of(units); }
-  float* panel(int64_t p) const { return data + p * K * P; }
+  float* panel(int64_t p) const { return data + p * all_rows * P; }
+  Weights rows(int64_t first, int64_t last) const { return {data, last - first, units, all_wide, first, all_rows}; }
   bool narrow(int64_t p) const { return NV > 1 && GATES == 1 && !all_wide && units - p * P <= W; }
 
   void pack(const Source& source, int64_t first_row, int64_t rows, int64_t p0, int64_t p1) const {
@@ -154,7 +156,7 @@ static void product_of_units(const float* a, int64_t lda, int64_t rows, const We
     const int64_t wide = narrow ? W : P, blocks = narrow ? blocks_of<1>(count) : blocks_of<NV>(count);
     for (int64_t k = 0; k < weights.K; k += K_BLOCK) {
       int length = static_cast<int>(weights.K - k < K_BLOCK ? weights.K - k : K_BLOCK);
-      const float* now = weights.panel(p) + k * wide;
+      const float* now = weights.panel(p) + (weights.first_row + k) * wide;
       // The blocks of rows share the work of fetching what comes after these weights: at one line a step, evenly.
       const float* next = now + length * wide;
       const int step = W * (blocks < NV ? NV / static_cast<int>(blocks) : 1);

@@ -4,6 +4,9 @@
 // Normalisation costs no barrier: ReLU(r a) = r ReLU(a) for r > 0, so the product after it takes ReLU(a), partial sums
 // of a^2 travel with it, and r multiplies its result. Backwards there is one where threads share rows: it is cheaper than
 // to have each of them read all of a.
+//
+// Threads that share rows divide the middle units. What a thread makes of them, it multiplies itself: then the sums of
+// all threads are exchanged, n + p numbers a row, and not the g middle units.
 #include <algorithm>
 #include <cmath>
 
@@ -48,7 +51,10 @@ class RRUScan {
         state(x.B, x.n + (backward ? 0 : beside())),
         entering(backward ? x.B : 0, x.n + x.p),
         biases(1 + x.inner, x.g),
-        partial(x.B * threads, W) {
+        partial(x.B * threads, W),
+        slabs(threads / row_groups(threads, x.B, size(x) * 4)),
+        sums_of_own(slabs > 1 && !x.inner && (backward || (span == 1 && !handed.sparse))),
+        shares(sums_of_own ? x.B * slabs : 0, (backward ? to_state() : to_both()).panels() * Plain::P) {
     if (x.m && !backward) memcpy(biases.row(0), x.b_j, static_cast<size_t>(x.g) * 4);
     for (int64_t k = 0; k < x.inner; k++) memcpy(biases.row(1 + k), x.b_k[k], static_cast<size_t>(x.g) * 4);
   }
@@ -95,6 +101,10 @@ class RRUScan {
   Matrix entering;   // backwards: the gradient of h where the row has not ended, 0 where it has; beside it that of o
   Matrix biases;     // b_j, b_k
   Matrix partial;    // a register of partial sums for each slab and row
+  // Whether a thread multiplies the middle units that it has made, not all of them; then each slab's sums for each row.
+  const int slabs;
+  const bool sums_of_own;
+  Matrix shares;
 
   // The products of a step: to the middle units, between them, on to the state and, forwards, to the output.
   int64_t beside() const { return backward ? x.p : span > 1 ? 0 : x.m; }
@@ -112,6 +122,33 @@ class RRUScan {
     vec total{};
     for (int slab = 0; slab < role.slabs; slab++) total += load(partial.row(slab * x.B + b));
     return sum(total);
+  }
+
+  // This thread's share of a product over the middle units: over panels [g0, g1) of them.
+  void contribute(const Role& role, const float* middle, int64_t ld, const Plain& weights, int64_t g0, int64_t g1) {
+    const int64_t k0 = g0 * Plain::P, k1 = std::min(g1 * Plain::P, x.g);
+    if (g0 == g1) return;  // more threads than panels: the shares stay zero
+    product(middle + k0, ld, role.rows(), weights.rows(k0, k1), 0, weights.panels(),
+            [&](int64_t i, int64_t p, const float* result) {
+              float* to = shares.row(role.slab * x.B + role.first + i) + p * Plain::P;
+              for (int v = 0; v < WIDE; v++) store(to + v * W, load(result + v * W));
+            });
+  }
+
+  // The sums of all shares, as `product_of_units` gives the product.
+  template <class After>
+  void gather(const Role& role, int64_t first, int64_t last, After after) {
+    alignas(64) float result[Plain::P];
+    for (int64_t unit = first; unit < last; unit++) {
+      const int64_t p = unit / role.rows(), i = unit % role.rows();
+      for (int v = 0; v < WIDE; v++) {
+        vec total{};
+        for (int slab = 0; slab < role.slabs; slab++)
+          total += load(shares.row(slab * x.B + role.first + i) + p * Plain::P + v * W);
+        store(result + v * W, total);
+      }
+      after(i, p, result);
+    }
   }
 
   // The registers of one row of one panel: each(column, floats from there to the end, result there).
@@ -146,6 +183,7 @@ class RRUScan {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
     const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output(), onward = span > 1 ? W_c : to_both();
     const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels()), units = onward.panels() * rows;
+    const bool own = sums_of_own && role.slabs > 1;
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++) {
         memcpy(state.row(b), x.h0 + b * n, static_cast<size_t>(n) * 4);
@@ -183,10 +221,11 @@ class RRUScan {
             fetch<READ>(drive, drive_ld, i0, i1, p * Plain::P, Plain::P);
             if (!x.inner) fetch<READ>(m, g, i0, i1, p * Plain::P, Plain::P);
             fetch<WRITE>(a, x.ld, i0, i1, p * Plain::P, Plain::P);
-            if (role.slabs == 1) return;  // else others have read what is there before it is written again
+            if (role.slabs == 1 || own) return;  // else others have read what is there before it is written again
             if (x.inner) fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
             else handed.fetch(in_span + first, i0, i1, p * Plain::P, Plain::P);
           });
+      if (own) contribute(role, handed.dense_row(first), handed.dense_ld(), onward, g0, g1);
       role.meet();
       if (x.normalize)
         for (int64_t i = 0; i < rows; i++) {
@@ -235,12 +274,13 @@ class RRUScan {
           if (h) store(h + (first + i) * n + j, now, count);
         });
       };
-      handed.product_of_units(in_span + first, rows, onward, role.begin(units), role.end(units), take,
-                              [&](int64_t i0, int64_t i1, int64_t p) {
-                                const int64_t of_o = p - W_c.panels(), P = Plain::P;
-                                if (of_o >= 0) fetch<WRITE>(o, x.p, i0, i1, of_o * P, P);
-                                else if (h) fetch<WRITE>(h + first * n, n, i0, i1, p * P, P);
-                              });
+      auto ahead = [&](int64_t i0, int64_t i1, int64_t p) {
+        const int64_t of_o = p - W_c.panels(), P = Plain::P;
+        if (of_o >= 0) fetch<WRITE>(o, x.p, i0, i1, of_o * P, P);
+        else if (h) fetch<WRITE>(h + first * n, n, i0, i1, p * P, P);
+      };
+      if (own) gather(role, role.begin(units), role.end(units), take);
+      else handed.product_of_units(in_span + first, rows, onward, role.begin(units), role.end(units), take, ahead);
       if (span > 1 && (t % span == span - 1 || t + 1 == x.T)) {  // then all rows are this thread's
         const int64_t start = t - t % span, all_rows = (t + 1 - start) * B, all_units = W_o.panels() * all_rows;
         o = x.out + start * B * x.p, scale_of = scales.data(), panels_before = W_c.panels();
@@ -256,6 +296,7 @@ class RRUScan {
     const Plain W_c = to_middle(), W_h = to_state();
     const int64_t g0 = role.begin(W_c.panels()), g1 = role.end(W_c.panels());
     const int64_t units = W_h.panels() * rows;
+    const bool own = sums_of_own && role.slabs > 1;
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++)
         for (int64_t j = 0; j < n; j += W) {
@@ -301,9 +342,10 @@ class RRUScan {
             fetch<READ>(m, g, i0, i1, p * Plain::P, Plain::P);
             if (!x.inner) fetch<READ>(a, x.ld, i0, i1, p * Plain::P, Plain::P);
             fetch<WRITE>(grad_a, x.grad_a_ld, i0, i1, p * Plain::P, Plain::P);
-            if (role.slabs > 1) fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
+            if (role.slabs > 1 && !own)
+              fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
           });
-      role.meet();
+      if (x.normalize || !own) role.meet();
       for (int64_t k = x.inner - 1; k >= 0; k--) {
         Matrix &in = middle[(x.inner - 1 - k) % 2], &out = middle[(x.inner - k) % 2];
         product(in.row(first), in.ld, rows, between(k), g0, g1, [&](int64_t i, int64_t p, const float* result) {
@@ -331,29 +373,30 @@ class RRUScan {
             store(grad_a + i * x.grad_a_ld + j, G, g - j);
           }
         }
-        role.meet();
       }
-      product_of_units(
-          last.row(first), last.ld, rows, W_h, role.begin(units), role.end(units),
-          [&](int64_t i, int64_t p, const float* result) {
-            const int64_t b = first + i;
-            const bool over = ended(t, b), over_before = t > 0 && ended(t - 1, b);
-            columns(p, n, result, [&](int64_t j, int64_t count, vec G) {
-              vec carried = load(state.row(b) + j);
-              float *into = entering.row(b) + j, *s = x.grad_s + b * n + j;
-              store(s, load(s, count) + load(into, count) * load(x.h + (t * B + b) * n + j, count), count);
-              G += over ? carried : load(x.s + j, count) * carried;
-              store(state.row(b) + j, G);
-              if (t == 0) return store(x.grad_h0 + b * n + j, G, count);
-              G = over_before ? vec{} : G;
-              store(into, G, count);
-              store(x.grad_c + ((t - 1) * B + b) * n + j, G, count);
-            });
-          },
-          [&](int64_t i0, int64_t i1, int64_t p) {
-            fetch<READ>(x.h + (t * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
-            if (t > 0) fetch<WRITE>(x.grad_c + ((t - 1) * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
-          });
+      if (own) contribute(role, last.row(first), last.ld, W_h, g0, g1);
+      if (own || x.normalize) role.meet();
+      auto take = [&](int64_t i, int64_t p, const float* result) {
+        const int64_t b = first + i;
+        const bool over = ended(t, b), over_before = t > 0 && ended(t - 1, b);
+        columns(p, n, result, [&](int64_t j, int64_t count, vec G) {
+          vec carried = load(state.row(b) + j);
+          float *into = entering.row(b) + j, *s = x.grad_s + b * n + j;
+          store(s, load(s, count) + load(into, count) * load(x.h + (t * B + b) * n + j, count), count);
+          G += over ? carried : load(x.s + j, count) * carried;
+          store(state.row(b) + j, G);
+          if (t == 0) return store(x.grad_h0 + b * n + j, G, count);
+          G = over_before ? vec{} : G;
+          store(into, G, count);
+          store(x.grad_c + ((t - 1) * B + b) * n + j, G, count);
+        });
+      };
+      auto ahead = [&](int64_t i0, int64_t i1, int64_t p) {
+        fetch<READ>(x.h + (t * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
+        if (t > 0) fetch<WRITE>(x.grad_c + ((t - 1) * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
+      };
+      if (own) gather(role, role.begin(units), role.end(units), take);
+      else product_of_units(last.row(first), last.ld, rows, W_h, role.begin(units), role.end(units), take, ahead);
       if (x.p && t > 0) bring(role, entering, x.grad_out, t - 1, x.p);
       role.meet();
     }

@@ -158,6 +158,8 @@ static void product_of_units(const SparseRows& a, int64_t first_row, int64_t row
 // Rows of either kind, as they are handed from one product to the next.
 class Rows {
  public:
+  const bool sparse;
+
   Rows(int64_t rows, int64_t n, bool sparse)
       : sparse(sparse), entries(sparse ? rows : 0, n), dense(sparse ? 0 : rows, n) {}
 
@@ -166,6 +168,9 @@ class Rows {
     if (sparse) entries.put(row, column, x);
     else store(dense.row(row) + column, x);
   }
+
+  float* dense_row(int64_t row) { return dense.row(row); }
+  int64_t dense_ld() const { return dense.ld; }
 
   // The place of what will be put there, some rows from `row` on, into the cache.
   void fetch(int64_t row, int64_t first, int64_t last, int64_t column, int64_t count) {
@@ -180,7 +185,6 @@ class Rows {
   }
 
  private:
-  const bool sparse;
   SparseRows entries;
   Matrix dense;
 };
