@@ -140,13 +140,18 @@ def main(recipe: str, mode: str, folder: Path, first: int, step: int) -> dict[st
     return {"points": points, "faults": points + faults, "wrong": wrong}
 
 
+def timed(recipe: str, run: Path) -> float:
+    """Seconds of a whole run."""
+    began = time.monotonic()
+    assert forked(lambda: go(recipe, run)) == 0
+    return time.monotonic() - began
+
+
 def signals(recipe: str, folder: Path, count: int) -> dict[str, object]:
     """SIGTERM at `count` times spread over a run: it leaves with 75, and the resumed run ends the same."""
     wrong: list[str] = []
     expected = whole_run(recipe, folder)
-    began = time.monotonic()
-    assert forked(lambda: go(recipe, folder / "again")) == 0
-    took = time.monotonic() - began
+    took = min(timed(recipe, folder / f"again-{i}") for i in range(3))  # one alone may have been held up
     interrupted = 0
     for i in range(count):
         run = folder / "run"
