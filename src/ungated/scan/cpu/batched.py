@@ -35,7 +35,7 @@ class Sums:
         """Add left' (scale * right), and right, over some time steps; the widths are those of the first call.
 
         rectify: the first left tensor is taken as max(left, 0). mask (1 or T, B, k): then times this. scale: (T, B).
-        sparse: what of a single left tensor is then zero, most of it, is skipped.
+        sparse: what of a single left tensor is then zero is skipped, as is worth it from a third of it on.
         Raises MemoryError.
         """
         lefts, rights = ([_tall(tensor) for tensor in side] for side in (left, right))

@@ -154,15 +154,15 @@ def _backward(
         packed = run(backward=True, packed=packed).run().weights
         G_a = G_a[..., :g]
         # What the first ReLU layer gives is max(a, 0) r, times the mask if it is also the last.
-        first: dict[str, Any] = {"rectify": True, "scale": kept.r if a.normalize else None}
+        first: dict[str, Any] = {"rectify": True, "scale": kept.r if a.normalize else None, "sparse": True}
         into_middle.add([kept.h, *([] if a.W_x is None else [part.x])], [G_a])
         for k, sums in enumerate(between):
-            sums.add([kept.y[k - 1]], [G_z[k]]) if k else sums.add([kept.a[..., :g]], [G_z[0]], **first)
+            sums.add([kept.y[k - 1]], [G_z[k]], sparse=True) if k else sums.add([kept.a[..., :g]], [G_z[0]], **first)
         right = [G_h, *([] if a.W_o is None or G_o is None else [G_o])]
         if layers:
-            out_of_middle.add([kept.y[-1]], right, sparse=part.noise is not None)
+            out_of_middle.add([kept.y[-1]], right, sparse=True)
         else:
-            out_of_middle.add([kept.a[..., :g]], right, mask=part.noise, sparse=part.noise is not None, **first)
+            out_of_middle.add([kept.a[..., :g]], right, mask=part.noise, **first)
         if G_x is not None and a.W_x is not None:
             torch.mm(G_a.flatten(0, 1), a.W_x.t(), out=G_x[now].view(-1, a.x.shape[2]))
     M, G_b_c, s = out_of_middle.products[0][0], out_of_middle.totals[0], kept_share(a.S, a.Z)

@@ -22,7 +22,7 @@ struct Batched {
   int64_t rows, add;  // whether to add to what is in `out` and `sums`
   Columns left[2], right[2];  // side by side
   int64_t rectify;            // whether left[0] is taken as max(left[0], 0)
-  int64_t sparse;             // whether left[0] times the mask is then mostly zero; left[1].n is 0
+  int64_t sparse;             // whether much of left[0] times the mask is then zero; left[1].n is 0
   const float* mask;          // (mask_rows, left[0].n), again and again: times left[0]; or null
   int64_t mask_rows;
   const float* scale;  // (rows) times right, or null
@@ -35,11 +35,10 @@ class BatchedProduct {
   BatchedProduct(const Batched& x, int threads)
       : x(x),
         packed(threads * GROUP, P * ROWS, ANY),
-        slivers(threads, SLIVER * ROWS, ANY),
+        slivers(threads, (x.sparse ? TILE_ROWS : SLIVER) * ROWS, ANY),
         sums(threads, panels() * P),
         by_rows(x.rows >= 4 * ROWS * threads && results() * threads <= FEW),
         own(by_rows ? threads - 1 : 0, results(), ANY) {
-    for (int id = 0; x.sparse && id < threads; id++) lists.emplace_back(TILE_ROWS, ROWS);
   }
 
   // What thread `id` of `count` does.
@@ -106,7 +105,6 @@ class BatchedProduct {
   };
   const Batched& x;
   Matrix packed, slivers, sums;   // of each thread
-  std::vector<SparseRows> lists;  // of each thread: what is not zero of some columns of the left side, as rows
   const bool by_rows;             // whether threads divide the rows
   Matrix own;                     // then, of each thread but the first: its results
 
@@ -167,26 +165,58 @@ class BatchedProduct {
     fetch<READ>(side.data, side.ld, first, last, next.column + next.count - 1, 1);
   }
 
-  // Columns [c0, c1) of the left side with the panels [group, end).
+  float* out_of(const Part& part, int side, int64_t column, const Place& right) const {
+    return part.out[2 * side + right.side] + column * x.right[right.side].n + right.column;
+  }
+
+  void fetch_out(const Part& part, int side, int64_t column, int64_t count, const Place& right) const {
+    fetch<WRITE>(out_of(part, side, column, right), x.right[right.side].n, 0, count, 0, right.count);
+  }
+
+  // Columns [c0, c1) of the left side, at most TILE_ROWS, with the panels [group, end).
   void multiply_sparse(const Part& part, int64_t c0, int64_t c1, int64_t group, int64_t end, int64_t row,
                        int64_t rows) {
-    SparseRows& list = lists[part.id];
-    const int64_t blocks = (rows + SparseRows::BLOCK - 1) / SparseRows::BLOCK;
+    constexpr int SLICE = 16;  // columns that stand side by side
+    // Their accumulators for all columns, the other side and one broadcast fill the registers.
+    constexpr int PANELS = most_rows(WIDE) > 6 ? 2 : 1;
+    const int64_t blocks = (rows + BLOCK - 1) / BLOCK, count = c1 - c0;
+    Places<TOGETHER> places[TILE_ROWS / TOGETHER][(ROWS + BLOCK - 1) / BLOCK];
+    auto slice = [&](int64_t c, int64_t k) {
+      return slivers.row(part.id) + (c / SLICE * ROWS + k) * SLICE + c % SLICE;
+    };
     for (int64_t block = 0; block < blocks; block++) {
-      alignas(64) float columns[SparseRows::BLOCK][TILE_ROWS];
-      const int64_t first = block * SparseRows::BLOCK, count = least(SparseRows::BLOCK, rows - first);
-      for (int64_t k = 0; k < count; k++)
-        for (int64_t c = c0; c < c1; c += W) store(columns[k] + c - c0, left_entries(0, row + first + k, c, c1 - c));
-      for (int64_t i = 0; i < c1 - c0; i++) list.put_column(i, block, columns[0] + i, TILE_ROWS, count);
+      alignas(64) float columns[TILE_ROWS][BLOCK];
+      const int64_t k0 = block * BLOCK, length = least(BLOCK, rows - k0);
+      for (int64_t k = 0; k < length; k += W)
+        for (int64_t c = 0; c < count; c += W) {
+          vec square[W];
+          for (int64_t i = 0; i < W; i++) {
+            square[i] = k + i < length ? left_entries(0, row + k0 + k + i, c0 + c, count - c) : vec{};
+            if (k + i < length) store(slice(c, k0 + k + i), square[i]);
+          }
+          transpose(square);
+          for (int64_t i = 0; i < W; i++) store(columns[c + i] + k, square[i]);
+        }
+      for (int64_t c = 0; c < count; c += TOGETHER)
+        places[c / TOGETHER][block].sort(length, [&](int i, int64_t k) { return load(columns[c + i] + k); });
     }
     alignas(64) float tile[PANELS * TILE_ROWS * P];
     for (int64_t p = group, q; p < end; p = q) {
-      q = p + (end - p) / ((end - p + PANELS - 1) / PANELS);
-      SparseKernel* kernel = sparse_kernel_for(q - p);
-      for (int64_t block = 0; block < blocks; block++)
-        for (int64_t i = 0; i < c1 - c0; i++)
-          kernel(list.entries(i, block), packed.row(part.id * GROUP + p - group), packed.ld, tile + i * P, block > 0);
-      for (int64_t j = p; j < q; j++) add_to_out(part, 0, c0, c1 - c0, j, row, tile + (j - p) * TILE_ROWS * P, WIDE);
+      q = p + panels_from(p, end, PANELS);
+      SparseKernel<TOGETHER>* kernel = sparse_kernel_for<TOGETHER, PANELS, SLICE>(q - p);
+      for (int64_t block = 0; block < blocks; block++) {
+        const int64_t turn = (p - group) * blocks + (q - p) * block, turns = (end - group) * blocks;
+        fetch<READ>(x.left[0].data, x.left[0].ld, row + share(rows, turns, turn), row + share(rows, turns, turn + q - p), c1,
+                    least(TILE_ROWS, x.left[0].n - c1));
+        for (int64_t c = 0; c < count; c += TOGETHER) {
+          for (int64_t j = p; block + 1 == blocks && j < q; j++)
+            fetch_out(part, 0, c0 + c, least(TOGETHER, count - c), place<P>(x.right, j));
+          kernel(places[c / TOGETHER][block], slice(c, block * BLOCK), 0,
+                 packed.row(part.id * GROUP + p - group) + block * BLOCK * P, packed.ld, tile + c * P, block > 0, nullptr,
+                 0);
+        }
+      }
+      for (int64_t j = p; j < q; j++) add_to_out(part, 0, c0, count, j, row, tile + (j - p) * TILE_ROWS * P, WIDE);
     }
   }
 
@@ -195,7 +225,7 @@ class BatchedProduct {
                   int registers) const {
     const Place right = place<P>(x.right, p);
     const int64_t ld = x.right[right.side].n;
-    float* out = part.out[2 * side + right.side] + column * ld + right.column;
+    float* out = out_of(part, side, column, right);
     for (int64_t i = 0; i < count; i++)
       for (int v = 0; v < registers && v * W < right.count; v++) {
         vec before = part.add || row > part.first_row ? load(out + i * ld + v * W, right.count - v * W) : vec{};
@@ -213,9 +243,7 @@ class BatchedProduct {
     for (int64_t p = group; p < end; p++) {
       fetch_sliver(piece + 1, row + (p - group) * rows / (end - group), row + (p - group + 1) * rows / (end - group));
       const Place right = place<P>(x.right, p);
-      const int64_t ld = x.right[right.side].n;
-      float* out = part.out[2 * left.side + right.side] + left.column * ld + right.column;
-      fetch<WRITE>(out, ld, 0, left.count, 0, right.count);
+      fetch_out(part, left.side, left.column, left.count, right);
       const int64_t next = p + 1 < end ? p + 1 : group;
       const int registers = this->registers(right);
       (registers == 1 ? narrow : wide)(sliver, 0, packed.row(part.id * GROUP + p - group), static_cast<int>(rows), tile,

@@ -6,7 +6,7 @@
 // to have each of them read all of a.
 //
 // Threads that share rows divide the middle units. What a thread makes of them, it multiplies itself: then the sums of
-// all threads are exchanged, n + p numbers a row, and not the g middle units.
+// all threads are exchanged, n + p numbers a row, and not the g middle units. One thread alone does the same.
 #include <algorithm>
 #include <cmath>
 
@@ -46,15 +46,14 @@ class RRUScan {
         backward(backward),
         span(!backward && x.B <= SPAN_ROWS / 4 ? SPAN_ROWS / x.B : 1),
         middle{{x.B, x.g}, {x.inner ? x.B : 0, x.g}},
-        handed(backward ? 0 : span * x.B, x.g, x.mask || (span > 1 && size(x) * 4 > SMALL)),
+        handed(backward ? 0 : span * x.B, x.g),
         drives(span > 1 && x.m ? span * x.B : 0, x.g),
         state(x.B, x.n + (backward ? 0 : beside())),
         entering(backward ? x.B : 0, x.n + x.p),
         biases(1 + x.inner, x.g),
         partial(x.B * threads, W),
-        slabs(threads / row_groups(threads, x.B, size(x) * 4)),
-        sums_of_own(slabs > 1 && !x.inner && (backward || (span == 1 && !handed.sparse))),
-        shares(sums_of_own ? x.B * slabs : 0, (backward ? to_state() : to_both()).panels() * Plain::P) {
+        shares(x.B * (threads / row_groups(threads, x.B, size(x) * 4)),
+               (backward ? to_state() : to_both()).panels() * Plain::P) {
     if (x.m && !backward) memcpy(biases.row(0), x.b_j, static_cast<size_t>(x.g) * 4);
     for (int64_t k = 0; k < x.inner; k++) memcpy(biases.row(1 + k), x.b_k[k], static_cast<size_t>(x.g) * 4);
   }
@@ -93,18 +92,13 @@ class RRUScan {
   static constexpr int64_t SPAN_ROWS = 16;
   int64_t span;
   Matrix middle[2];  // what one product hands to the next
-  // Forwards the same from the last ReLU layer, for each step of the span. Half of it is zero; to skip that pays where
-  // dropout adds to it, and where one row's weights are read from memory.
-  Rows handed;
+  Matrix handed;     // forwards the same from the last ReLU layer, for each step of the span: half of it is zero
   Matrix drives;     // x W_x + b_j for each step of the span
   Matrix state;      // forwards h and perhaps x; backwards the gradient of h
   Matrix entering;   // backwards: the gradient of h where the row has not ended, 0 where it has; beside it that of o
   Matrix biases;     // b_j, b_k
   Matrix partial;    // a register of partial sums for each slab and row
-  // Whether a thread multiplies the middle units that it has made, not all of them; then each slab's sums for each row.
-  const int slabs;
-  const bool sums_of_own;
-  Matrix shares;
+  Matrix shares;     // of each slab and row, the sums that the slab's middle units give
 
   // The products of a step: to the middle units, between them, on to the state and, forwards, to the output.
   int64_t beside() const { return backward ? x.p : span > 1 ? 0 : x.m; }
@@ -124,22 +118,20 @@ class RRUScan {
     return sum(total);
   }
 
-  // This thread's share of a product over the middle units: over panels [g0, g1) of them.
-  void contribute(const Role& role, const float* middle, int64_t ld, const Plain& weights, int64_t g0, int64_t g1) {
-    const int64_t k0 = g0 * Plain::P, k1 = std::min(g1 * Plain::P, x.g);
-    if (g0 == g1) return;  // more threads than panels: the shares stay zero
-    product(middle + k0, ld, role.rows(), weights.rows(k0, k1), 0, weights.panels(),
-            [&](int64_t i, int64_t p, const float* result) {
-              float* to = shares.row(role.slab * x.B + role.first + i) + p * Plain::P;
-              for (int v = 0; v < WIDE; v++) store(to + v * W, load(result + v * W));
-            });
+  // Keeps what the slab's middle units give, for `gather`.
+  auto contribute(const Role& role) {
+    return [this, &role](int64_t i, int64_t p, const float* result) {
+      float* to = shares.row(role.slab * x.B + role.first + i) + p * Plain::P;
+      for (int v = 0; v < WIDE; v++) store(to + v * W, load(result + v * W));
+    };
   }
 
-  // The sums of all shares, as `product_of_units` gives the product.
+  // This thread's part of the product with `weights`, of all slabs: for each row and panel, after(row, panel, results).
   template <class After>
-  void gather(const Role& role, int64_t first, int64_t last, After after) {
+  void gather(const Role& role, const Plain& weights, After after) {
     alignas(64) float result[Plain::P];
-    for (int64_t unit = first; unit < last; unit++) {
+    const int64_t units = weights.panels() * role.rows();
+    for (int64_t unit = role.begin(units); unit < role.end(units); unit++) {
       const int64_t p = unit / role.rows(), i = unit % role.rows();
       for (int v = 0; v < WIDE; v++) {
         vec total{};
@@ -182,8 +174,9 @@ class RRUScan {
   void forwards(const Role& role) {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
     const Plain W_h = to_middle(), W_c = to_state(), W_o = to_output(), onward = span > 1 ? W_c : to_both();
-    const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels()), units = onward.panels() * rows;
-    const bool own = sums_of_own && role.slabs > 1;
+    const int64_t g0 = role.begin(W_h.panels()), g1 = role.end(W_h.panels());
+    const int64_t k0 = g0 * Plain::P, k1 = std::min(g1 * Plain::P, g);
+    std::vector<Places<1>> places;
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++) {
         memcpy(state.row(b), x.h0 + b * n, static_cast<size_t>(n) * 4);
@@ -212,7 +205,7 @@ class RRUScan {
               vec after = relu(before);
               if (m && !x.inner) after *= load(m + i * g + j, count);
               if (x.inner) store(middle[0].row(first + i) + j, after);
-              else handed.put(in_span + first + i, j, after);
+              else store(handed.row(in_span + first + i) + j, after);
               if (!x.p && !x.inner) store(x.out + at + i * g + j, after, count);
             });
             store(squares, squared);
@@ -221,11 +214,14 @@ class RRUScan {
             fetch<READ>(drive, drive_ld, i0, i1, p * Plain::P, Plain::P);
             if (!x.inner) fetch<READ>(m, g, i0, i1, p * Plain::P, Plain::P);
             fetch<WRITE>(a, x.ld, i0, i1, p * Plain::P, Plain::P);
-            if (role.slabs == 1 || own) return;  // else others have read what is there before it is written again
-            if (x.inner) fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
-            else handed.fetch(in_span + first, i0, i1, p * Plain::P, Plain::P);
+            // Others have read what is there before it is written again.
+            if (x.inner && role.slabs > 1) fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
           });
-      if (own) contribute(role, handed.dense_row(first), handed.dense_ld(), onward, g0, g1);
+      auto hand_on = [&] {
+        if (k0 < k1)  // with more threads than panels, some have none
+          sparse_product(handed.row(in_span + first) + k0, handed.ld, rows, onward.rows(k0, k1), places, contribute(role));
+      };
+      if (!x.inner) hand_on();
       role.meet();
       if (x.normalize)
         for (int64_t i = 0; i < rows; i++) {
@@ -248,10 +244,11 @@ class RRUScan {
             if (m && last) after *= load(m + i * g + j, count);
             if (y) store(y + i * g + j, after, count);
             if (d) store(d + i * g + j, after, count);
-            if (last) handed.put(in_span + first + i, j, after);
+            if (last) store(handed.row(in_span + first + i) + j, after);
             else store(out.row(first + i) + j, after);
           });
         });
+        if (last) hand_on();
         role.meet();
       }
       float* h = x.h_step ? x.h + (t + 1) * x.h_step : t + 1 == x.T ? x.h : nullptr;
@@ -274,17 +271,11 @@ class RRUScan {
           if (h) store(h + (first + i) * n + j, now, count);
         });
       };
-      auto ahead = [&](int64_t i0, int64_t i1, int64_t p) {
-        const int64_t of_o = p - W_c.panels(), P = Plain::P;
-        if (of_o >= 0) fetch<WRITE>(o, x.p, i0, i1, of_o * P, P);
-        else if (h) fetch<WRITE>(h + first * n, n, i0, i1, p * P, P);
-      };
-      if (own) gather(role, role.begin(units), role.end(units), take);
-      else handed.product_of_units(in_span + first, rows, onward, role.begin(units), role.end(units), take, ahead);
+      gather(role, onward, take);
       if (span > 1 && (t % span == span - 1 || t + 1 == x.T)) {  // then all rows are this thread's
         const int64_t start = t - t % span, all_rows = (t + 1 - start) * B, all_units = W_o.panels() * all_rows;
         o = x.out + start * B * x.p, scale_of = scales.data(), panels_before = W_c.panels();
-        handed.product_of_units(0, all_rows, W_o, role.begin(all_units), role.end(all_units), take);
+        product_of_units(handed.row(0), handed.ld, all_rows, W_o, role.begin(all_units), role.end(all_units), take);
       }
       if (beside() && t + 1 < x.T) bring(role, state, x.in, t + 1, x.m);
       role.meet();
@@ -295,8 +286,7 @@ class RRUScan {
     const int64_t B = x.B, n = x.n, g = x.g, first = role.first, rows = role.rows();
     const Plain W_c = to_middle(), W_h = to_state();
     const int64_t g0 = role.begin(W_c.panels()), g1 = role.end(W_c.panels());
-    const int64_t units = W_h.panels() * rows;
-    const bool own = sums_of_own && role.slabs > 1;
+    const int64_t k0 = g0 * Plain::P, k1 = std::min(g1 * Plain::P, g);
     if (role.slab == 0)
       for (int64_t b = first; b < role.last; b++)
         for (int64_t j = 0; j < n; j += W) {
@@ -342,10 +332,9 @@ class RRUScan {
             fetch<READ>(m, g, i0, i1, p * Plain::P, Plain::P);
             if (!x.inner) fetch<READ>(a, x.ld, i0, i1, p * Plain::P, Plain::P);
             fetch<WRITE>(grad_a, x.grad_a_ld, i0, i1, p * Plain::P, Plain::P);
-            if (role.slabs > 1 && !own)
-              fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
+            if (x.inner && role.slabs > 1) fetch<WRITE>(middle[0].row(first), middle[0].ld, i0, i1, p * Plain::P, Plain::P);
           });
-      if (x.normalize || !own) role.meet();
+      if (x.normalize || x.inner) role.meet();
       for (int64_t k = x.inner - 1; k >= 0; k--) {
         Matrix &in = middle[(x.inner - 1 - k) % 2], &out = middle[(x.inner - k) % 2];
         product(in.row(first), in.ld, rows, between(k), g0, g1, [&](int64_t i, int64_t p, const float* result) {
@@ -374,8 +363,9 @@ class RRUScan {
           }
         }
       }
-      if (own) contribute(role, last.row(first), last.ld, W_h, g0, g1);
-      if (own || x.normalize) role.meet();
+      if (k0 < k1)
+        product(last.row(first) + k0, last.ld, rows, W_h.rows(k0, k1), 0, W_h.panels(), contribute(role));
+      role.meet();
       auto take = [&](int64_t i, int64_t p, const float* result) {
         const int64_t b = first + i;
         const bool over = ended(t, b), over_before = t > 0 && ended(t - 1, b);
@@ -391,12 +381,7 @@ class RRUScan {
           store(x.grad_c + ((t - 1) * B + b) * n + j, G, count);
         });
       };
-      auto ahead = [&](int64_t i0, int64_t i1, int64_t p) {
-        fetch<READ>(x.h + (t * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
-        if (t > 0) fetch<WRITE>(x.grad_c + ((t - 1) * B + first) * n, n, i0, i1, p * Plain::P, Plain::P);
-      };
-      if (own) gather(role, role.begin(units), role.end(units), take);
-      else product_of_units(last.row(first), last.ld, rows, W_h, role.begin(units), role.end(units), take, ahead);
+      gather(role, W_h, take);
       if (x.p && t > 0) bring(role, entering, x.grad_out, t - 1, x.p);
       role.meet();
     }
