@@ -143,7 +143,7 @@ static inline int64_t panels_from(int64_t p, int64_t last, int64_t most) {
 template <class After>
 static void sparse_product(const float* a, int64_t lda, int64_t rows, const Weights<WIDE>& weights,
                            std::vector<Places<1>>& places, After after) {
-  constexpr int64_t P = WIDE * W, MOST = 4;
+  constexpr int64_t P = WIDE * W, MOST = 4;  // of 64 bytes a register, a block of two fills the first-level cache
   const int64_t blocks = (weights.K + BLOCK - 1) / BLOCK;
   places.resize(static_cast<size_t>(rows * blocks));
   for (int64_t row = 0; row < rows; row++)
@@ -153,7 +153,7 @@ static void sparse_product(const float* a, int64_t lda, int64_t rows, const Weig
       });
   alignas(64) float tile[MOST * TILE_ROWS * P];
   for (int64_t p = 0, count; p < weights.panels(); p += count) {
-    count = panels_from(p, weights.panels(), rows == 1 ? MOST : 2);  // a block of more than two leaves the first cache
+    count = panels_from(p, weights.panels(), rows == 1 || W < 16 ? MOST : 2);
     SparseKernel<1>* kernel = sparse_kernel_for<1, MOST>(count);
     for (int64_t first = 0; first < rows; first += TILE_ROWS) {
       const int64_t stop = std::min<int64_t>(first + TILE_ROWS, rows);
