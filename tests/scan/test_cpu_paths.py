@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ungated
-from ungated.scan.cpu import rru
+from ungated.scan.cpu import library, rru
 from ungated.scan.cpu.batched import Sums
 from ungated.scan.cpu.compiler import SOURCE, Unavailable, found_compiler, library_file
 
@@ -148,14 +148,37 @@ def test_inference_of_a_few_rows_skips_what_relu_made_zero(rows: int, options: d
     torch.testing.assert_close(found, tuple(part.float() for part in expected))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shift", [-9.0, -1.0, 9.0])
+def test_rows_skip_what_is_zero_however_much_that_is(
+    shift: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing, most and all of what ReLU gives is zero; units that are no whole block, rows that are."""
+    _skip_without_compiler()
+    torch.manual_seed(0)
+    layer = ungated.RRU(5, 41, output_size=9, expansion=6.3)
+    torch.nn.init.uniform_(layer.get_parameter("cells.0.Z"), -0.1, 0.1)
+    torch.nn.init.constant_(layer.get_parameter("cells.0.b_j"), shift)
+    x = torch.randn(6, 7, 5)
+    results = []
+    monkeypatch.setattr(library, "thread_count", lambda: threads)
+    for path in ("cpu", "reference"):
+        with ungated.backend(path):
+            output, last = layer(x)
+            results.append([output, *torch.autograd.grad(output.sin().sum() + last.sum(), list(layer.parameters()))])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 40, 70, 33), (70, 9, 300, 17), (5, 64, 129, 96)], ids=str)
 @pytest.mark.parametrize("rectify", [False, True])
-def test_sums_of_what_is_mostly_zero_skip_it(shape: tuple[int, int, int, int], rectify: bool) -> None:
+@pytest.mark.parametrize("kept", [0.0, 0.25, 1.0])
+def test_sums_skip_what_is_zero(shape: tuple[int, int, int, int], rectify: bool, kept: float) -> None:
     _skip_without_compiler()
     T, B, k, n = shape
     torch.manual_seed(0)
     left, right, scale = torch.randn(T, B, k), [torch.randn(T, B, n), torch.randn(T, B, 5)], torch.rand(T, B)
-    mask = (torch.rand(1, B, k) < 0.25) * 4.0
+    mask = (torch.rand(1, B, k) < kept) * 4.0
     left[0, 0, 0], mask[0, 0, 0] = torch.nan, 1.0  # a NaN is not zero
     sums, expected = Sums(), Sums()
     for _ in range(2):
