@@ -7,8 +7,6 @@
 //
 // Threads that share rows divide the middle units. What a thread makes of them, it multiplies itself: then the sums of
 // all threads are exchanged, n + p numbers a row, and not the g middle units. One thread alone does the same.
-#include <algorithm>
-#include <cmath>
 
 #include "entry.h"
 #include "product.h"
@@ -225,7 +223,7 @@ class RRUScan {
       role.meet();
       if (x.normalize)
         for (int64_t i = 0; i < rows; i++) {
-          r[i] = 1.0f / std::sqrt(sums(role, first + i) / static_cast<float>(g) + static_cast<float>(x.epsilon));
+          r[i] = 1.0f / __builtin_sqrtf(sums(role, first + i) / static_cast<float>(g) + static_cast<float>(x.epsilon));
           if (x.r && role.slab == 0) x.r[t * B + first + i] = r[i];
         }
       // What has been handed on is still to be multiplied by r; d, if it is wanted, is multiplied here.
