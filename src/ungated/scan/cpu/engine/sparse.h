@@ -13,7 +13,7 @@
 #include "product.h"
 #include "scratch.h"
 
-constexpr int TOGETHER = 4;     // columns
+constexpr int TOGETHER = 4;    // columns
 constexpr int64_t BLOCK = 96;  // places
 
 // Writes the places, counted from `first`, where x is not zero (or is NaN); returns how many there were. Up to W are
@@ -143,7 +143,7 @@ static inline int64_t panels_from(int64_t p, int64_t last, int64_t most) {
 template <class After>
 static void sparse_product(const float* a, int64_t lda, int64_t rows, const Weights<WIDE>& weights,
                            std::vector<Places<1>>& places, After after) {
-  constexpr int64_t P = WIDE * W, MOST = 4;  // of 64 bytes a register, a block of two fills the first-level cache
+  constexpr int64_t P = WIDE * W, MOST = 4;  // panels at once; two of 64-byte registers fill the first-level cache
   const int64_t blocks = (weights.K + BLOCK - 1) / BLOCK;
   places.resize(static_cast<size_t>(rows * blocks));
   for (int64_t row = 0; row < rows; row++)
